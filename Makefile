@@ -1,12 +1,15 @@
 # One verb per task; CI runs the same verbs. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks lab clean
+.PHONY: help book test notebooks replicate lab clean
 
 PYTHON ?= python3
 VENV   ?= .venv
 TORCH  ?= default
+SEEDS  ?= 20
 BIN    := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
+# Tests and notebooks run side by side, one thread each; the results do not depend on it.
+export OMP_NUM_THREADS ?= 1
 
 # `make book TORCH=cpu` takes PyTorch's CPU build, much smaller than the default one on Linux.
 TORCH_INDEX_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
@@ -14,6 +17,23 @@ INSTALL = python -m pip install --quiet --constraint constraints.txt $(TORCH_IND
 
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+book: $(VENV)/book.installed book/assets/vendor/katex/katex.min.css  ## build the website
+	jupyter-book build book/ --config "$(CURDIR)/_config.yml" --toc "$(CURDIR)/_toc.yml" \
+		--path-output "$(CURDIR)" -W -n --keep-going --quiet > /dev/null
+	@echo _build/html/index.html
+
+test: $(VENV)/test.installed book/assets/vendor/katex/katex.min.css  ## run every check: package, notebooks, prose, site
+	python -m pytest -n 2 --dist loadscope --cov --cov-report term:skip-covered --cov-fail-under 95
+
+notebooks: $(VENV)/test.installed  ## run the notebooks again and store their outputs (NAMES="intro activations")
+	python -m companion.notebooks $(NAMES)
+
+replicate: $(VENV)/test.installed  ## run the book on SEEDS other seeds and count how often claims hold
+	python -m companion.notebooks --replicate $(SEEDS)
+
+lab: $(VENV)/lab.installed  ## open the book in JupyterLab
+	jupyter lab --notebook-dir book
 
 clean:  ## remove what was built, keep the environment
 	rm -rf _build book/assets/vendor
@@ -34,3 +54,13 @@ $(VENV)/test.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/lab.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[book,test,lab]'
 	touch $@
+
+node_modules/.package-lock.json: package.json package-lock.json .npmrc | $(VENV)/book.installed
+	npm ci --ignore-scripts --loglevel=error
+	touch $@
+
+book/assets/vendor/katex/katex.min.css: node_modules/.package-lock.json
+	rm -rf $(@D)
+	mkdir -p $(@D)/fonts
+	cp node_modules/katex/dist/fonts/*.woff2 $(@D)/fonts
+	cp node_modules/katex/dist/katex.min.css $@

@@ -1,1 +1,63 @@
-"""Companion package of the book *Keeping Neurons Alive*."""
+"""The tested companion of the book *Keeping Neurons Alive*.
+
+It holds what several cells need and no page should repeat: the activations with their exact
+derivatives, the laboratory that trains many seeds at once, the style of the figures, and the claims
+that tie the prose to what was run. What a chapter teaches is written out in NumPy, once, and
+checked against PyTorch. Functions work on arrays; randomness is always an argument.
+
+=====================  ==========================================================================
+chapter                module
+=====================  ==========================================================================
+`activations`          `companion.activations`: each activation beside its derivative, in NumPy
+`claims`               `companion.claims`, `companion.notebooks`: claims, and reading them back
+every chapter          `companion.figures`, `companion.devices`: one style; seeds
+chapters that train    `companion.experiments`: data, and training of many seeds at once
+=====================  ==========================================================================
+
+Importing the package imports neither PyTorch nor matplotlib.
+"""
+
+from companion.activations import (
+    ACTIVATIONS,
+    elu,
+    gelu,
+    gelu_tanh,
+    hardtanh,
+    identity,
+    leaky_relu,
+    lecun_tanh,
+    mish,
+    prelu,
+    relu,
+    selu,
+    sigmoid,
+    silu,
+    softplus,
+    softsign,
+    tanh,
+)
+from companion.claims import ClaimError, claim
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ACTIVATIONS",
+    "ClaimError",
+    "claim",
+    "elu",
+    "gelu",
+    "gelu_tanh",
+    "hardtanh",
+    "identity",
+    "leaky_relu",
+    "lecun_tanh",
+    "mish",
+    "prelu",
+    "relu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "softsign",
+    "tanh",
+]

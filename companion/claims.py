@@ -293,6 +293,6 @@ def _rounded(number: float, decimals: int | None, more: int = 0) -> str:
     size = math.floor(math.log10(abs(number))) if number else 0
     if decimals is None:
         return f"{number:.{2 - size + more}f}" if -4 <= size <= 2 else f"{number:.{2 + more}e}"
-    if decimals > 8 and number and size < -3:
-        return f"{number:.{max(decimals + size, 0) + more}e}"
+    if decimals > 8 and size < -3 and decimals + size > 0:
+        return f"{number:.{decimals + size + more}e}"
     return f"{number:.{decimals + more}f}"

@@ -10,6 +10,7 @@ Used in every chapter.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -24,12 +25,12 @@ from numpy.typing import ArrayLike
 from companion.activations import Activation
 from companion.claims import interval
 
-__all__ = ["COLOURS", "label", "panels", "plot_activation", "plot_seeds", "use_style"]
+__all__ = ["COLOURS", "label", "panels", "plot_activation", "plot_lines", "use_style"]
 
 COLOURS = MappingProxyType(
     {
         "blue": "#0072B2",
-        "vermillion": "#D55E00",
+        "orange": "#C85200",
         "green": "#00805E",
         "purple": "#A8558A",
         "grey": "#6B6B6B",
@@ -45,7 +46,7 @@ _STYLE: dict[str, Any] = {
     "axes.edgecolor": COLOURS["grey"],
     "axes.labelcolor": COLOURS["black"],
     "axes.linewidth": 0.8,
-    "axes.prop_cycle": cycler(color=[c for name, c in COLOURS.items() if name != "grey"]),
+    "axes.prop_cycle": cycler(color=list(COLOURS.values())),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
@@ -72,6 +73,7 @@ def use_style() -> None:
     except ImportError:
         return
     if shell := get_ipython():
+        plt.switch_backend(mpl.get_backend())  # it registers its own PNGs when it is loaded
         shell.display_formatter.formatters["image/png"].for_type(Figure, _png)
 
 
@@ -139,7 +141,7 @@ def plot_activation(
     high: float = 4.0,
     **parameters: float,
 ) -> Axes:
-    """Draw an activation (solid, blue) and its derivative (dashed, vermillion).
+    """Draw an activation (solid, blue) and its derivative (dashed, orange).
 
     Parameters
     ----------
@@ -162,36 +164,26 @@ def plot_activation(
     slope[1:][np.abs(np.diff(slope)) > 0.1] = np.nan  # a jump is no line
     ax.axhline(0, color="#D0D0D0", linewidth=0.8, zorder=0)
     ax.plot(z, f(z, **parameters), color=COLOURS["blue"])
-    ax.plot(z, slope, color=COLOURS["vermillion"], linestyle=(0, (4, 2)))
+    ax.plot(z, slope, color=COLOURS["orange"], linestyle=(0, (4, 2)))
     ax.set(xlim=(low, high), xlabel="pre-activation $z$")
     return ax
 
 
-def plot_seeds(
-    x: ArrayLike,
-    values: ArrayLike,
-    ax: Axes | None = None,
-    *,
-    colour: str = "blue",
-    name: str = "",
-    **options: Any,
+def plot_lines(
+    x: ArrayLike, lines: Mapping[str, ArrayLike], ax: Axes | None = None, **settings: Any
 ) -> Axes:
-    """Draw the mean over seeds with its 95 % interval as a band, and its name at the end.
+    """Draw lines over one x, each with its name at its end; of several seeds, mean and interval.
 
     Parameters
     ----------
     x : array_like of shape (n,)
-        Where the values were measured.
-    values : array_like of shape (n, n_seeds)
-        One column for each seed, two at least.
+        Shared by the lines.
+    lines : mapping of str to array_like of shape (n,) or (n, n_seeds)
+        By name. With seeds, the mean is drawn, and a band over its 95 % interval.
     ax : Axes, optional
         To draw on; by default a new one.
-    colour : str, default "blue"
-        Name in `COLOURS`.
-    name : str, default ""
-        Written behind the last point.
-    **options
-        For `matplotlib.axes.Axes.plot`.
+    **settings
+        For `matplotlib.axes.Axes.set`, such as ``xlabel="steps"``, ``yscale="log"``.
 
     Returns
     -------
@@ -200,30 +192,76 @@ def plot_seeds(
     Raises
     ------
     ValueError
-        If there are fewer than two seeds, or `x` and `values` differ in length.
+        If there are more lines than `COLOURS`, or a line's length is not that of `x`.
     """
-    x, values = np.asarray(x), np.asarray(values)
-    if values.ndim != 2 or values.shape[1] < 2 or len(x) != len(values):
-        raise ValueError(
-            f"values must be of shape ({len(x)}, n_seeds) with two seeds at least, "
-            f"not {values.shape}"
-        )
+    x = np.asarray(x)
+    if len(lines) > len(COLOURS):
+        raise ValueError(f"lines must be at most {len(COLOURS)}, one per colour, not {len(lines)}")
     ax = _axes(ax)
-    mean, low, high = interval(values)
-    ax.plot(x, mean, color=_colour(colour), **options)
-    ax.fill_between(x, low, high, color=_colour(colour), alpha=0.2, linewidth=0)
-    if name:
+    means = []
+    for (name, values), colour in zip(lines.items(), COLOURS.values(), strict=False):
+        values = np.asarray(values)
+        if len(values) != len(x):
+            raise ValueError(
+                f"lines[{name!r}] must have the length of x, {len(x)}, not {len(values)}"
+            )
+        if values.ndim == 2:
+            values, low, high = interval(values)
+            ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        ax.plot(x, values, color=colour)
+        means.append(values)
+    ax.set(xlim=(x.min(), x.max()), **settings)
+    _name_ends(ax, x, dict(zip(lines, means, strict=True)))
+    return ax
+
+
+def _name_ends(ax: Axes, x: np.ndarray, lines: Mapping[str, np.ndarray]) -> None:
+    """Write each name behind the last point of its line that is in view, without overlaps."""
+    bottom, top = sorted(ax.get_ylim())
+    seen = {}
+    for name, y in lines.items():
+        in_view = np.flatnonzero(np.isfinite(y) & (y >= bottom) & (y <= top))
+        if not in_view.size:
+            raise ValueError(f"lines[{name!r}] has no point in view, from {bottom:g} to {top:g}")
+        seen[name] = in_view[-1]
+    places = {n: ax.transData.transform((x[i], lines[n][i])) * 72 / 100 for n, i in seen.items()}
+    colours = dict(zip(lines, COLOURS.values(), strict=False))
+    at_edge = sorted((n for n in lines if seen[n] == len(x) - 1), key=lambda n: places[n][1])
+    heights = {name: places[name][1] for name in lines}
+    heights |= zip(at_edge, _spread([heights[name] for name in at_edge]), strict=True)
+    for name, y in lines.items():
         ax.annotate(
             name,
-            (x[-1], mean[-1]),
-            xytext=(5, 0),
+            (x[seen[name]], y[seen[name]]),
+            xytext=(5, heights[name] - places[name][1]),
             textcoords="offset points",
-            color=_colour(colour),
+            color=colours[name],
             va="center",
             fontsize=9,
             annotation_clip=False,
         )
-    return ax
+
+
+def _spread(heights: list[float], gap: float = 11) -> list[float]:
+    """Move sorted heights apart to at least `gap`, each crowd about its own middle."""
+    crowds: list[list[float]] = []
+    for height in heights:
+        crowds.append([height])
+        while (
+            len(crowds) > 1
+            and _middle(crowds[-1]) - _middle(crowds[-2])
+            < gap * (len(crowds[-1]) + len(crowds[-2])) / 2
+        ):
+            crowds[-2:] = [crowds[-2] + crowds[-1]]
+    return [
+        _middle(crowd) + gap * (place - (len(crowd) - 1) / 2)
+        for crowd in crowds
+        for place in range(len(crowd))
+    ]
+
+
+def _middle(crowd: list[float]) -> float:
+    return sum(crowd) / len(crowd)
 
 
 def _axes(ax: Axes | None) -> Axes:

@@ -53,7 +53,10 @@ def toc(book: Path) -> list[Path]:
     stems = [contents["root"]]
     for part in contents.get("parts", [contents]):
         stems += [chapter["file"] for chapter in part.get("chapters", [])]
-    return [next(book.glob(f"{Path(stem).stem}.*")) for stem in stems]
+    pages = [page for stem in stems for page in sorted(book.glob(f"{Path(stem).stem}.*"))]
+    if missing := [stem for stem in stems if Path(stem).stem not in {page.stem for page in pages}]:
+        raise FileNotFoundError(f"_toc.yml names pages that {book} lacks: {', '.join(missing)}")
+    return pages
 
 
 def fingerprint(source: str) -> str:
@@ -183,7 +186,7 @@ def ledger(book: Path = Path(".")) -> str:
         if record.page != page:
             page = record.page
             title = re.search(r'"# ([^"\\]+)', (book / f"{page}.ipynb").read_text())
-            lines += ["", f"## [{title[1] if title else page}]({page}.ipynb)", ""]
+            lines += ["", f"**[{title[1] if title else page}]({page}.ipynb)**", ""]
             lines += ["| claim | measured | required | held |", "|:--|:--|:--|:--|"]
         lines.append(_row(record, runs))
     return "\n".join(lines).strip()

