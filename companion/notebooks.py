@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -19,7 +20,16 @@ import yaml
 
 from companion.claims import Claim
 
-__all__ = ["Record", "execute", "fingerprint", "ledger", "read_claims", "replicate", "toc"]
+__all__ = [
+    "Record",
+    "execute",
+    "fingerprint",
+    "ledger",
+    "read_claims",
+    "replicate",
+    "stored_figure",
+    "toc",
+]
 
 _LINK = re.compile(r"\[(?P<text>[^\[\]]+)\]\(claim:(?P<id>[^)\s]*)\)")
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -209,6 +219,22 @@ def _row(record: Record, runs: dict[str, Any]) -> str:
     )
 
 
+def stored_figure(notebook: dict[str, Any], name: str) -> bytes:
+    """Find the PNG that a notebook stores under a figure's name.
+
+    Raises
+    ------
+    ValueError
+        If no cell of that name stores one.
+    """
+    for cell in notebook["cells"]:
+        if cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") == name:
+            for output in cell["outputs"]:
+                if picture := output.get("data", {}).get("image/png"):
+                    return base64.b64decode("".join(picture))
+    raise ValueError(f"name must be that of a stored figure, not {name!r}")
+
+
 def replicate(book: Path, seeds: int) -> None:
     """Run the book's notebooks under the seed shifts 1 … `seeds` and write how often claims held.
 
@@ -245,8 +271,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     for name in [*(name for name in names if name != "claims"), "claims"]:
         path = options.book / f"{name}.ipynb"
-        _write(path, execute(path))
+        _write(path, ran := execute(path))
         print(f"ran {path}", flush=True)
+        if name == "intro":
+            readme = options.book / "assets" / "readme-figure.png"
+            readme.write_bytes(stored_figure(ran, "fig-living"))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,16 @@ import pytest
 
 from companion import notebooks
 from companion.claims import Claim
-from companion.notebooks import execute, fingerprint, ledger, main, read_claims, replicate, toc
+from companion.notebooks import (
+    execute,
+    fingerprint,
+    ledger,
+    main,
+    read_claims,
+    replicate,
+    stored_figure,
+    toc,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -155,3 +164,24 @@ def test_main_without_names_runs_all(book, monkeypatch):
     monkeypatch.setattr(notebooks, "replicate", lambda book, seeds: ran.append(seeds))
     main(["--book", str(book), "--replicate", "2"])
     assert ran[3:] == [2, "claims"]
+
+
+def test_readme_shows_the_stored_first_figure():
+    intro = json.loads((ROOT / "book" / "intro.ipynb").read_text())
+    shown = (ROOT / "book" / "assets" / "readme-figure.png").read_bytes()
+    assert shown == stored_figure(intro, "fig-living")
+    with pytest.raises(ValueError, match="name must be that of a stored figure, not 'fig-no'"):
+        stored_figure(intro, "fig-no")
+
+
+def test_first_page_run_anew_gives_the_readme_its_figure(book, monkeypatch):
+    (book / "assets").mkdir()
+    drawn = {"output_type": "display_data", "data": {"image/png": "cGl4ZWxz"}, "metadata": {}}
+    page = json.loads(notebook(cell("draw()")))
+    page["cells"][0] |= {
+        "outputs": [drawn],
+        "metadata": {"mystnb": {"figure": {"name": "fig-living"}}},
+    }
+    monkeypatch.setattr(notebooks, "execute", lambda path: page)
+    main(["intro", "--book", str(book)])
+    assert (book / "assets" / "readme-figure.png").read_bytes() == b"pixels"

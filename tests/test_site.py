@@ -424,13 +424,14 @@ def test_keyboard_reaches_content_and_solutions(wide: Any, server: Server) -> No
     assert skip.is_visible()
     wide.keyboard.press("Enter")
     assert wide.url.endswith("#main-content")
-    fold = wide.locator("article details", has=wide.locator("summary", has_text="solution")).first
-    code = fold.locator("pre").first
+    fold = wide.locator("article details", has=wide.locator("summary", has_text="Solution")).first
+    words, code = fold.locator("p").first, fold.locator(".cell_input pre").first
+    assert not words.is_visible()
     assert not code.is_visible()
     fold.locator("summary").focus()
     wide.keyboard.press("Enter")
+    assert words.is_visible()
     assert code.is_visible()
-    assert "Hide the solution" in fold.locator("summary").inner_text()
 
 
 def test_claim_link_shows_its_row(wide: Any, server: Server) -> None:

@@ -5,8 +5,6 @@ figures say in words what they show. The rest makes pages light and steady: noth
 hosts, pictures get their size and load when they come near, `book.css` draws the icons.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from html import escape, unescape
@@ -35,6 +33,7 @@ CLAIM = re.compile(
 ICONS = re.compile(
     r'(\.fa-[\w-]+:before,?)+\{content:"[^"]*"\}|@font-face\{[^}]*Font Awesome[^}]*\}'
 )
+Visit = Callable[[Any, nodes.Element], None]
 logger = logging.getLogger(__name__)
 
 
@@ -50,7 +49,7 @@ def configure(app: Sphinx, config: Config) -> None:
         config.html_baseurl = f"https://{github[1]}.github.io/{github[2]}/"
 
 
-def or_warn(visit: Callable[[Any, nodes.Element], None]) -> Callable[[Any, nodes.Element], None]:
+def or_warn(visit: Visit) -> Visit:
     """Turn a KaTeX error into a warning that names the page and shows the formula."""
 
     def visit_math(translator: Any, node: nodes.Element) -> None:
@@ -78,7 +77,7 @@ def fold(app: Sphinx, doctree: nodes.document) -> None:
     for box in list(doctree.findall(nodes.admonition)):
         if "dropdown" in box["classes"]:
             title, *content = box.children
-            below = box.parent.children[box.parent.index(box) + 1 :]
+            below = box.parent[box.parent.index(box) + 1 :]
             while below and "tag_hide-cell" in below[0].get("classes", []):
                 cell = below.pop(0)
                 cell.parent.remove(cell)
@@ -86,6 +85,7 @@ def fold(app: Sphinx, doctree: nodes.document) -> None:
                 content.append(cell)
             start = f'<details class="fold"><summary>{escape(title.astext())}</summary>'
             ends = [nodes.raw("", html, format="html") for html in (start, "</details>")]
+            box["classes"] = []
             box.replace_self([ends[0], *content, ends[1]])
 
 
@@ -140,8 +140,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of it."""
     app.add_config_value("comments_config", {}, "html")  # Jupyter Book sets it in any case
     app.add_config_value("website", Path(__file__).read_text("utf-8"), "env")  # changed: rebuild
-    math, displayed = or_warn(katex.html_visit_math), or_warn(katex.html_visit_displaymath)
-    app.add_html_math_renderer("website", (math, None), (displayed, None))
+    inline, displayed = or_warn(katex.html_visit_math), or_warn(katex.html_visit_displaymath)
+    app.add_html_math_renderer("website", (inline, None), (displayed, None))
     NumpyDocstring._consume_inline_attribute = whole_text
     app.connect("config-inited", configure)
     app.connect("doctree-read", fold)
