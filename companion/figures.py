@@ -10,7 +10,7 @@ Used in every chapter.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -38,6 +38,19 @@ COLOURS = MappingProxyType(
     }
 )
 """The palette of Okabe and Ito, green and purple darkened until thin lines read well on white."""
+
+_PREFERRED = {
+    "relu": "blue",
+    "silu": "blue",
+    "tanh": "orange",
+    "leaky_relu": "green",
+    "elu": "purple",
+    "sigmoid": "purple",
+    "gelu": "black",
+    "identity": "grey",
+    "softsign": "grey",
+}
+"""An activation keeps its colour from figure to figure."""
 
 WIDTH = 6.9
 """Width of a figure in inches: 690 pixels, the column of the page."""
@@ -199,23 +212,34 @@ def plot_lines(
         raise ValueError(f"lines must be at most {len(COLOURS)}, one per colour, not {len(lines)}")
     ax = _axes(ax)
     means = []
-    for (name, values), colour in zip(lines.items(), COLOURS.values(), strict=False):
-        values = np.asarray(values)
+    colours = _choose_colours(lines)
+    for place, (name, given) in enumerate(lines.items()):
+        values = np.asarray(given)
         if len(values) != len(x):
             raise ValueError(
                 f"lines[{name!r}] must have the length of x, {len(x)}, not {len(values)}"
             )
         if values.ndim == 2:
             values, low, high = interval(values)
-            ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-        ax.plot(x, values, color=colour)
+            ax.fill_between(x, low, high, color=colours[name], alpha=0.2, linewidth=0)
+        dashes = "-" if place < 3 else (0, (4, 3))  # shows a line that it covers
+        ax.plot(x, values, color=colours[name], linestyle=dashes)
         means.append(values)
     ax.set(xlim=(x.min(), x.max()), **settings)
-    _name_ends(ax, x, dict(zip(lines, means, strict=True)))
+    _name_ends(ax, x, dict(zip(lines, means, strict=True)), colours)
     return ax
 
 
-def _name_ends(ax: Axes, x: np.ndarray, lines: Mapping[str, np.ndarray]) -> None:
+def _choose_colours(names: Iterable[str]) -> dict[str, str]:
+    """Give each name its preferred colour, or else the first that nobody has or prefers."""
+    chosen = {name: _PREFERRED[name] for name in names if name in _PREFERRED}
+    free = [colour for colour in COLOURS if colour not in chosen.values()]
+    return {name: COLOURS[chosen.get(name) or free.pop(0)] for name in names}
+
+
+def _name_ends(
+    ax: Axes, x: np.ndarray, lines: Mapping[str, np.ndarray], colours: Mapping[str, str]
+) -> None:
     """Write each name behind the last point of its line that is in view, without overlaps."""
     bottom, top = sorted(ax.get_ylim())
     seen = {}
@@ -225,9 +249,8 @@ def _name_ends(ax: Axes, x: np.ndarray, lines: Mapping[str, np.ndarray]) -> None
             raise ValueError(f"lines[{name!r}] has no point in view, from {bottom:g} to {top:g}")
         seen[name] = in_view[-1]
     places = {n: ax.transData.transform((x[i], lines[n][i])) * 72 / 100 for n, i in seen.items()}
-    colours = dict(zip(lines, COLOURS.values(), strict=False))
     at_edge = sorted((n for n in lines if seen[n] == len(x) - 1), key=lambda n: places[n][1])
-    heights = {name: places[name][1] for name in lines}
+    heights = {name: places[name][1] + (0 if name in at_edge else 9) for name in lines}
     heights |= zip(at_edge, _spread([heights[name] for name in at_edge]), strict=True)
     for name, y in lines.items():
         ax.annotate(

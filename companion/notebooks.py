@@ -139,7 +139,8 @@ def _claims(notebook: dict[str, Any]) -> Iterator[tuple[Claim, str]]:
 
 def _statements(markdown: str) -> Iterator[tuple[str, str]]:
     """Yield each claim id that a text links to, with the sentence that links; its link is bold."""
-    for paragraph in re.split(r"\n\s*\n", markdown):
+    prose = re.sub(r"^(?::::|```|:\w+:).*$", "\n", markdown, flags=re.MULTILINE)  # directives
+    for paragraph in re.split(r"\n\s*\n", prose):
         text = re.sub(r"\s*\{cite:?\w*\}`[^`]*`", "", " ".join(paragraph.split()))
         for sentence in re.split(r"(?<=[.!?:])\s+(?=[A-Z\[*$`])", text):
             for link in _LINK.finditer(sentence):

@@ -81,7 +81,7 @@ def fold(app: Sphinx, doctree: nodes.document) -> None:
             while below and "tag_hide-cell" in below[0].get("classes", []):
                 cell = below.pop(0)
                 cell.parent.remove(cell)
-                del cell["hide_mode"]
+                cell.attributes.pop("hide_mode", None)
                 content.append(cell)
             start = f'<details class="fold"><summary>{escape(title.astext())}</summary>'
             ends = [nodes.raw("", html, format="html") for html in (start, "</details>")]
@@ -92,16 +92,14 @@ def fold(app: Sphinx, doctree: nodes.document) -> None:
 def mend_images(app: Sphinx, pagename: str, body: str) -> str:
     """Size pictures, two of their pixels for one of the page; let all but the first wait."""
     sources = {name: app.srcdir / path for path, name in app.builder.images.items()}
-    first = IMAGE.search(body)
+    first = body.find("<img")
 
     def mend(tag: re.Match[str]) -> str:
         given = {name: unescape(value) for name, value in ATTRIBUTE.findall(tag[0])}
         alt = given.get("alt", "").strip()
         if not alt or FILE_NAME.fullmatch(alt):
             logger.warning("%s: an image without alt text: %s", pagename, given.get("src"))
-        added = ' decoding="async"'
-        if first and tag.start() != first.start():
-            added += ' loading="lazy"'
+        added = ' decoding="async"' + (' loading="lazy"' if tag.start() > first else "")
         name = unquote(given.get("src", "").rpartition("/")[2])
         if name.endswith(".png") and name in sources and not given.keys() & {"width", "style"}:
             width, height = get_image_size(str(sources[name])) or (0, 0)
@@ -139,7 +137,8 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of it."""
     app.add_config_value("comments_config", {}, "html")  # Jupyter Book sets it in any case
-    app.add_config_value("website", Path(__file__).read_text("utf-8"), "env")  # changed: rebuild
+    paths = [*HERE.rglob("*.*"), *HERE.parent.glob("assets/*.*")]  # one has changed: build anew
+    app.add_config_value("website", sorted(path.stat().st_mtime for path in paths), "env")
     inline, displayed = or_warn(katex.html_visit_math), or_warn(katex.html_visit_displaymath)
     app.add_html_math_renderer("website", (inline, None), (displayed, None))
     NumpyDocstring._consume_inline_attribute = whole_text
