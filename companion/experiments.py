@@ -59,11 +59,12 @@ class Curves:
     steps : ndarray of shape (n_times,)
         Steps taken when the net was looked at; the first is 0.
     accuracy : ndarray of shape (n_times, n_seeds)
-        Share of the test examples that are right.
+        Share of the test examples that are right; none is where the net has overflowed.
     loss : ndarray of shape (n_times, n_seeds)
         Mean cross-entropy on the training set, in nats.
     living : ndarray of shape (n_times, n_seeds)
-        Share of the hidden units whose derivative is not zero on at least one training example.
+        Share of the hidden units whose derivative is a number other than zero on at least one
+        training example.
     """
 
     steps: np.ndarray
@@ -77,9 +78,10 @@ def digits(form: str = "centred", *, n_train: int = 1297, label_noise: float = 0
 
     Parameters
     ----------
-    form : {"centred", "raw"}, default "centred"
+    form : {"centred", "uncentred", "raw"}, default "centred"
         "raw": ink from 0 to 1. "centred": each pixel's training mean subtracted, and all divided
-        by one number, so that an input's mean square is one.
+        by one number, so that an input's mean square is one. "uncentred": divided by that number,
+        but no mean subtracted.
     n_train : int, default 1297
         Training examples kept, at most 1297; the 500 test examples are always the same.
     label_noise : float, default 0
@@ -92,8 +94,8 @@ def digits(form: str = "centred", *, n_train: int = 1297, label_noise: float = 0
     """
     from sklearn.datasets import load_digits
 
-    if form not in ("centred", "raw"):
-        raise ValueError(f"form must be 'centred' or 'raw', not {form!r}")
+    if form not in ("centred", "uncentred", "raw"):
+        raise ValueError(f"form must be 'centred', 'uncentred' or 'raw', not {form!r}")
     if not 0 < n_train <= 1297:
         raise ValueError(f"n_train must be from 1 to 1297, not {n_train!r}")
     if not 0 <= label_noise <= 1:
@@ -102,10 +104,10 @@ def digits(form: str = "centred", *, n_train: int = 1297, label_noise: float = 0
     order = np.random.default_rng(0).permutation(len(pixels))  # the split is part of the data
     x, y = pixels[order] / 16, labels[order].astype(np.int64)
     x_train, y_train, x_test, y_test = x[:1297], y[:1297].copy(), x[1297:], y[1297:]
-    if form == "centred":
-        mean = x_train.mean(axis=0)
-        scale = np.sqrt(((x_train - mean) ** 2).mean())
-        x_train, x_test = (x_train - mean) / scale, (x_test - mean) / scale
+    mean = x_train.mean(axis=0)
+    scale = 1.0 if form == "raw" else np.sqrt(((x_train - mean) ** 2).mean())
+    shift = mean if form == "centred" else 0.0
+    x_train, x_test = (x_train - shift) / scale, (x_test - shift) / scale
     if label_noise:
         rng = generator(0)
         noisy = rng.random(1297) < label_noise
@@ -280,8 +282,10 @@ class _Net:
         both = torch.tensor(np.concatenate([data.x_train, data.x_test]))
         *hidden, logits = self.forward(both, n)
         correct = logits[:, n:].argmax(-1) == torch.tensor(data.y_test)
+        correct &= logits[:, n:].isfinite().all(-1)  # the largest of NaNs is no answer
         log_p = torch.log_softmax(logits[:, :n], -1)
         loss = -log_p[:, torch.arange(n), torch.tensor(data.y_train)].mean(-1)
         slopes = [self.derivative(z[:, :n].numpy()) for z in hidden]
-        alive = np.concatenate([(slope != 0).any(axis=1) for slope in slopes], axis=-1)
-        return correct.double().mean(-1).numpy(), loss.numpy(), alive.mean(axis=-1)
+        alive = [((slope != 0) & np.isfinite(slope)).any(axis=1) for slope in slopes]
+        living = np.concatenate(alive, axis=-1).mean(axis=-1)
+        return correct.double().mean(-1).numpy(), loss.numpy(), living

@@ -21,6 +21,9 @@ def test_digits_are_split_once_and_centred_with_one_scale():
     shown = spread > 0
     scales = centred.x_train.std(axis=0)[shown] / spread[shown]
     assert np.ptp(scales) < 1e-12
+    np.testing.assert_allclose(
+        digits("uncentred").x_train[:, shown], raw.x_train[:, shown] * scales
+    )
     assert set(raw.y_test) == set(range(10))
 
 
@@ -145,3 +148,10 @@ def test_nan_data_are_refused():
     data = xor()
     with pytest.raises(ValueError, match="x_train must be finite"):
         train(data._replace(x_train=data.x_train * np.nan))
+
+
+def test_net_that_has_overflowed_reads_nothing_and_has_no_living_unit():
+    curves = train(digits(), learning_rate=1e200, steps=5, every=5, seeds=range(2), widths=(8, 8))
+    assert np.isnan(curves.loss[-1]).all()
+    assert (curves.accuracy[-1] == 0).all()
+    assert (curves.living[-1] == 0).all()

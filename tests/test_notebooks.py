@@ -68,7 +68,8 @@ def book(tmp_path):
     (folder / "two.ipynb").write_text(
         notebook(
             prose(
-                "# Two\n\n:::{note}\n:class: tip\nNot so. It is [more than 0](claim:a-draw) {cite:p}`x`, we saw.\n:::"
+                "# Two\n\n:::{note}\n:class: tip\n"
+                "Not so. It is [more than 0](claim:a-draw) {cite:p}`x`, we saw.\n:::"
             ),
             cell(DRAW.replace("DRAWN", "-10"), "✓ a-draw: 0.1 (above -10)\n"),
         )
