@@ -15,6 +15,7 @@ import re
 from decimal import Decimal
 
 import numpy as np
+from nbval import plugin
 from nbval.plugin import IPyNbCell, IPyNbFile
 from PIL import Image
 
@@ -83,6 +84,7 @@ class Output(str):
 
 
 _plain_sanitize = IPyNbCell.sanitize
+_plain_coverage = plugin.setup_coverage, plugin.teardown_coverage
 
 
 def _sanitize(self: IPyNbCell, output: object) -> object:
@@ -91,13 +93,15 @@ def _sanitize(self: IPyNbCell, output: object) -> object:
 
 
 def pytest_configure() -> None:
-    """Let nbval compare with our rules."""
+    """Let nbval compare with our rules, and not measure coverage: its kernels hang over that."""
     IPyNbCell.sanitize = _sanitize
+    plugin.setup_coverage = plugin.teardown_coverage = lambda *_, **__: None
 
 
 def pytest_unconfigure() -> None:
     """Leave nbval as it was."""
     IPyNbCell.sanitize = _plain_sanitize
+    plugin.setup_coverage, plugin.teardown_coverage = _plain_coverage
 
 
 def pytest_collectstart(collector: object) -> None:

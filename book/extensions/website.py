@@ -128,6 +128,8 @@ def mend_page(app: Sphinx, pagename: str, template: str, context: dict[str, Any]
 
 def finish(app: Sphinx, exception: Exception | None) -> None:
     """Take 2,000 icon names out of the theme's styles; never call a page that warned up to date."""
+    if server := katex.KaTeXServer.katex_server:
+        server.process.kill()  # at exit it is sometimes left running, and holds our output open
     styles = Path(app.outdir, "_static", "styles", "pydata-sphinx-theme.css")
     if exception is None and styles.exists():
         styles.write_text(ICONS.sub("", styles.read_text("utf-8")), "utf-8")
