@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from companion.activations import Activation
 from companion.claims import interval
 
-__all__ = ["COLOURS", "label", "panels", "plot_activation", "plot_lines", "use_style"]
+__all__ = ["COLOURS", "panels", "plot_activation", "plot_lines", "use_style"]
 
 COLOURS = MappingProxyType(
     {
@@ -119,31 +119,6 @@ def panels(columns: int, rows: int = 1, height: float = 2.6, **options: Any) -> 
     """
     _, axes = plt.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False, **options)
     return axes.ravel()
-
-
-def label(ax: Axes, x: float, y: float, text: str, colour: str = "black", **options: Any) -> Axes:
-    """Write a line's name beside it, in its colour.
-
-    Parameters
-    ----------
-    ax : Axes
-        To write on.
-    x, y : float
-        Where the text starts, in data units.
-    text : str
-        The name.
-    colour : str, default "black"
-        Name in `COLOURS`.
-    **options
-        For `matplotlib.axes.Axes.text`, such as ``ha="right"``.
-
-    Returns
-    -------
-    Axes
-    """
-    style: dict[str, Any] = {"va": "center", "fontsize": 9} | options
-    ax.text(x, y, text, color=_colour(colour), **style)
-    return ax
 
 
 def plot_activation(
@@ -289,9 +264,3 @@ def _middle(crowd: list[float]) -> float:
 
 def _axes(ax: Axes | None) -> Axes:
     return plt.subplots()[1] if ax is None else ax
-
-
-def _colour(name: str) -> str:
-    if name not in COLOURS:
-        raise ValueError(f"colour must be one of {list(COLOURS)}, not {name!r}")
-    return COLOURS[name]

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from companion import ACTIVATIONS, figures, relu
-from companion.figures import COLOURS, WIDTH, label, panels, plot_activation, plot_lines, use_style
+from companion.figures import COLOURS, WIDTH, panels, plot_activation, plot_lines, use_style
 
 
 @pytest.fixture(autouse=True)
@@ -89,16 +89,8 @@ def test_figures_refuse_what_they_cannot_draw():
         plot_lines([0, 1], {str(i): [0, 1] for i in range(7)})
     with pytest.raises(ValueError, match=r"lines\['a'\] must have the length of x, 2, not 3"):
         plot_lines([0, 1], {"a": [0, 1, 2]})
-    with pytest.raises(ValueError, match="colour must be one of"):
-        label(plt.subplots()[1], 0, 0, "name", "pink")
     with pytest.raises(ValueError, match="view"):
         plot_lines([0, 1], {"a": [5, 6]}, ylim=(0, 1))
-
-
-def test_label_writes_in_colour():
-    ax = plt.subplots()[1]
-    assert label(ax, 0, 0, "name", "blue", ha="right") is ax
-    assert ax.texts[0].get_color() == COLOURS["blue"]
 
 
 def test_panels_are_as_wide_as_the_page():
