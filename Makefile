@@ -1,6 +1,6 @@
 # One verb per task; CI runs the same verbs. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks replicate lab clean
+.PHONY: help book test notebooks replicate bench lab clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -31,6 +31,9 @@ notebooks: $(VENV)/test.installed  ## run the notebooks again and store their ou
 
 replicate: $(VENV)/test.installed  ## run the book on SEEDS other seeds and count how often claims hold
 	python -m companion.notebooks --replicate $(SEEDS)
+
+bench: $(VENV)/test.installed  ## measure speed side by side, on an otherwise idle machine
+	for script in benchmarks/*.py; do python $$script || exit 1; done
 
 lab: $(VENV)/lab.installed  ## open the book in JupyterLab
 	jupyter lab --notebook-dir book

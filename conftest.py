@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import yaml
+
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars in tests, nor in the notebooks they run
 
 pytest_plugins = ("tests.comparison",)
 

@@ -1,8 +1,9 @@
-"""Where the random numbers come from.
+"""Where the random numbers come from, and where the nets train.
 
-Every draw in the book is made on the CPU, from a generator whose seed stands in the cell.
-``COMPANION_SEED=n`` in the environment shifts all of them at once, so that the whole book can be
-run again on numbers that nobody chose.
+Every draw in the book is made on the CPU, from a generator whose seed stands in the cell, and moved
+afterwards: on every device a net starts from the same numbers. ``COMPANION_SEED=n`` in the
+environment shifts all seeds at once, so that the whole book can be run again on numbers that nobody
+chose. ``COMPANION_DEVICE`` names the device; without it, a GPU is taken where there is one.
 
 Used in every chapter.
 """
@@ -10,10 +11,14 @@ Used in every chapter.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["generator", "shifted"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["device", "generator", "shifted"]
 
 _STRIDE = 100_003
 """Distance between two shifts; larger than any seed that stands in a cell."""
@@ -74,3 +79,42 @@ def generator(seed: int = 0) -> np.random.Generator:
     array([8, 6, 5])
     """
     return np.random.default_rng(shifted(seed))
+
+
+def device() -> torch.device:
+    """Choose where to train: ``COMPANION_DEVICE``, or else CUDA where it is at hand, or the CPU.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        If ``COMPANION_DEVICE`` is no device's name, or names one that this machine lacks.
+
+    Notes
+    -----
+    Apple's MPS is taken only if asked for: it knows no float64, in which the book trains, so that
+    nets train in float32 there and numbers differ from those on the page.
+
+    Examples
+    --------
+    >>> device().type in ("cpu", "cuda")
+    True
+    """
+    import torch
+
+    name = os.environ.get("COMPANION_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    allowed = "COMPANION_DEVICE must be 'cpu', 'cuda', 'cuda:N' or 'mps'"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"{allowed}, not {name!r}") from None
+    if chosen.type == "cuda":
+        there = (chosen.index or 0) < torch.cuda.device_count()
+    else:
+        there = chosen.type == "cpu" or (chosen.type == "mps" and torch.backends.mps.is_available())
+    if not there:
+        raise ValueError(f"{allowed}, and one that this machine has, not {name!r}")
+    return chosen

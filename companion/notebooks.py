@@ -99,7 +99,7 @@ def execute(path: Path, *, seed: int = 0, record: bool = False) -> dict[str, Any
     import nbformat
     from nbclient import NotebookClient
 
-    environment = dict(os.environ, COMPANION_SEED=str(seed))
+    environment = dict(os.environ, COMPANION_SEED=str(seed), TQDM_DISABLE="1")
     environment["COMPANION_CLAIMS"] = "record" if record else ""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from companion.devices import generator, shifted
+from companion.devices import device, generator, shifted
 
 
 def test_seed_is_itself_without_a_shift(monkeypatch):
@@ -34,3 +35,30 @@ def test_bad_shift_is_refused(shift, monkeypatch):
     monkeypatch.setenv("COMPANION_SEED", shift)
     with pytest.raises(ValueError, match="COMPANION_SEED must be a whole number"):
         generator(0)
+
+
+@pytest.mark.parametrize(
+    ("told", "cuda", "chosen"),
+    [
+        ("", 0, "cpu"),
+        ("", 1, "cuda"),
+        ("cpu", 1, "cpu"),
+        ("cuda:1", 2, "cuda:1"),
+        ("mps", 1, "mps"),
+    ],
+)
+def test_device_is_the_one_named_or_a_gpu_if_there_is_one(told, cuda, chosen, monkeypatch):
+    monkeypatch.setenv("COMPANION_DEVICE", told)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: cuda)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: told == "mps")
+    assert device() == torch.device(chosen)
+
+
+@pytest.mark.parametrize("told", ["gpu", "cuda", "cuda:1", "mps", "xpu"])
+def test_device_that_is_not_there_is_refused(told, monkeypatch):
+    monkeypatch.setenv("COMPANION_DEVICE", told)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: int(told == "cuda:1"))
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"COMPANION_DEVICE must be .*{told}"):
+        device()

@@ -1,12 +1,29 @@
 """The laboratory: data, and many seeds trained at once."""
 
+import gzip
+import hashlib
+import json
+import math
+import urllib.error
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from companion.devices import generator
-from companion.experiments import INITS, digits, train, xor
+from companion.experiments import (
+    Data,
+    digits,
+    fashion_mnist,
+    gaussian_noise,
+    mlp,
+    residual_mlp,
+    train,
+    xor,
+)
+from companion.experiments.ensemble import few_threads
+from companion.experiments.models import INITS
 
 
 def test_digits_are_split_once_and_centred_with_one_scale():
@@ -110,10 +127,10 @@ def test_living_counts_units_with_a_slope_somewhere():
     assert train(data, steps=0, seeds=[0], activation="tanh", widths=(8,)).living[0, 0] == 1
 
 
-def test_batches_go_through_the_data_without_replacement(monkeypatch):
-    from companion import experiments
+def test_batches_go_through_the_data_without_replacement():
+    from companion.experiments.ensemble import batches_of
 
-    batches = experiments._batches([generator(0), generator(1)], 10, 4)
+    batches = batches_of([generator(0), generator(1)], 10, 4)
     for _ in range(3):
         epoch = np.concatenate([next(batches), next(batches)], axis=1)
         assert all(len(set(row)) == 8 for row in epoch)
@@ -128,7 +145,7 @@ def test_xor_is_exclusive_or():
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
-        ({"init": "zeros"}, ValueError, "init must be one of"),
+        ({"init": "zeros"}, ValueError, "init must be a number or one of"),
         ({"optimizer": "lion"}, ValueError, "optimizer must be one of"),
         ({"batch_size": 0}, ValueError, "batch_size must be positive"),
         ({"activation": "rleu"}, ValueError, "relu"),
@@ -137,6 +154,14 @@ def test_xor_is_exclusive_or():
         ({"seeds": []}, ValueError, "seeds must"),
         ({"widths": (8, 0)}, ValueError, "widths must"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate must"),
+        ({"learning_rate": [0.1, -1.0]}, ValueError, "learning_rate must be positive"),
+        ({"learning_rate": []}, ValueError, "learning_rate must hold one"),
+        ({"weight_decay": -1}, ValueError, "weight_decay must"),
+        ({"clip_norm": 0}, ValueError, "clip_norm must"),
+        ({"init": -1.0}, ValueError, "init must be a positive number"),
+        ({"bias_std": -1.0}, ValueError, "bias_std must"),
+        ({"model": lambda *_: nn.Identity()}, ValueError, "model must have parameters"),
+        ({"depth": 3}, TypeError, "depth"),
     ],
 )
 def test_bad_training_arguments_are_refused(arguments, error, says):
@@ -155,3 +180,228 @@ def test_net_that_has_overflowed_reads_nothing_and_has_no_living_unit():
     assert np.isnan(curves.loss[-1]).all()
     assert (curves.accuracy[-1] == 0).all()
     assert (curves.living[-1] == 0).all()
+
+
+def test_nets_under_several_rates_are_those_of_single_runs():
+    options = dict(SHORT, seeds=range(2), optimizer="adam")
+    both = train(digits(), learning_rate=[0.01, 0.03], **options)
+    assert both.accuracy.shape == (4, 2, 2)
+    assert both.end["0.weight"].shape == (2, 2, 16, 64)
+    for number, rate in enumerate([0.01, 0.03]):
+        single = train(digits(), learning_rate=rate, **options)
+        for name in ("accuracy", "loss", "living", "gradient_norm"):
+            np.testing.assert_allclose(
+                getattr(both, name)[:, number], getattr(single, name), rtol=1e-9
+            )
+        np.testing.assert_array_equal(both.start["0.weight"][number], single.start["0.weight"])
+        np.testing.assert_allclose(both.end["0.weight"][number], single.end["0.weight"], rtol=1e-7)
+    assert abs(both.end["0.weight"][0] - both.end["0.weight"][1]).max() > 0.01
+
+
+def plain_run(seed, make, steps, clip=None, rate=None):
+    """Train one net the plain way, full batch; return losses, gradient norms and the net."""
+    data = digits(n_train=64)
+    net = mlp(64, 10, generator(seed), widths=(8,), activation="tanh", init="xavier")
+    x, y = torch.tensor(data.x_train), torch.tensor(data.y_train)
+    optimizer = make(net.parameters())
+    losses, norms = [], []
+    for step in range(steps):
+        loss = nn.functional.cross_entropy(net(x), y)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        limit = clip or float("inf")
+        norms.append(nn.utils.clip_grad_norm_(net.parameters(), limit).item())
+        if rate:
+            optimizer.param_groups[0]["lr"] = rate(step)
+        optimizer.step()
+    return losses, norms, net
+
+
+PLAIN = dict(widths=(8,), activation="tanh", init="xavier", batch_size=64, every=1, seeds=[3, 4])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "make"),
+    [
+        ("momentum", lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=0.02)),
+        ("nesterov", lambda p: torch.optim.SGD(p, 0.05, 0.9, 0, 0.02, nesterov=True)),
+        ("rmsprop", lambda p: torch.optim.RMSprop(p, 0.05, weight_decay=0.02)),
+        ("adamw", lambda p: torch.optim.AdamW(p, 0.05, weight_decay=0.02)),
+    ],
+)
+def test_optimizers_and_weight_decay_are_torch_s(optimizer, make):
+    curves = train(
+        digits(n_train=64), optimizer=optimizer, learning_rate=0.05, weight_decay=0.02, steps=12,
+        **PLAIN,
+    )  # fmt: skip
+    losses, norms, net = plain_run(3, make, 12)
+    np.testing.assert_allclose(curves.loss[:-1, 0], losses, rtol=1e-8)
+    np.testing.assert_allclose(curves.gradient_norm[1:, 0], norms, rtol=1e-7)
+    assert np.isnan(curves.gradient_norm[0]).all()
+    for name, parameter in net.named_parameters():
+        np.testing.assert_allclose(curves.end[name][0], parameter.detach(), rtol=1e-6, atol=1e-12)
+
+
+def test_clipping_cuts_each_replica_by_its_own_norm():
+    curves = train(digits(n_train=64), learning_rate=0.5, clip_norm=0.3, steps=12, **PLAIN)
+    for place, seed in enumerate((3, 4)):
+        losses, norms, _ = plain_run(seed, lambda p: torch.optim.SGD(p, 0.5), 12, clip=0.3)
+        np.testing.assert_allclose(curves.loss[:-1, place], losses, rtol=1e-8)
+        np.testing.assert_allclose(curves.gradient_norm[1:, place], norms, rtol=1e-7)
+        assert max(norms) > 0.3
+
+
+def test_rate_may_follow_a_schedule():
+    def rate(step):
+        return 0.5 / (1 + step)
+
+    curves = train(digits(n_train=64), learning_rate=rate, steps=12, **PLAIN)
+    losses, _, _ = plain_run(3, lambda p: torch.optim.SGD(p, 1.0), 12, rate=rate)
+    np.testing.assert_allclose(curves.loss[:-1, 0], losses, rtol=1e-8)
+
+
+def test_largest_gradient_since_the_last_look_is_kept():
+    every, rare = (
+        train(digits(n_train=64), steps=6, **{**PLAIN, "every": n}).gradient_norm for n in (1, 3)
+    )
+    np.testing.assert_allclose(rare[1], every[1:4].max(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(rare[2], every[4:7].max(axis=0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 2)])
+def test_real_targets_are_fitted_by_squared_error(shape):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 3)), rng.normal(size=shape)
+    curves = train(Data(x, y, x, y), widths=(), init=1e-9, steps=400, batch_size=40, seeds=[0])
+    assert curves.loss[0, 0] == pytest.approx((y**2).mean(), rel=1e-6)
+    design = np.column_stack([x, np.ones(40)])
+    residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    assert curves.loss[-1, 0] == pytest.approx((residual**2).mean(), rel=1e-6)
+    assert np.isnan(curves.accuracy).all()
+    assert np.isnan(curves.living).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_norm": True}, {"scale": 0.5}], ids=str)
+def test_residual_net_adds_its_branches(options):
+    net = residual_mlp(5, 3, generator(0), width=4, blocks=2, activation="tanh", **options)
+    x = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    h = net[0](x)
+    for block in net[1:3]:
+        h = h + options.get("scale", 1.0) * block.branch(h)
+    torch.testing.assert_close(net(x), net[3](h))
+    kinds = [type(layer).__name__ for layer in net[1].branch]
+    middle = ["BatchNorm1d"] if "batch_norm" in options else []
+    assert kinds == ["Linear", *middle, "Elementwise"]
+    curves = train(digits(), residual_mlp, width=8, blocks=2, steps=5, seeds=range(2), **options)
+    assert curves.loss.shape == (2, 2)
+
+
+def test_layers_can_be_read():
+    assert "(1): Elementwise(gelu)" in str(mlp(3, 2, generator(0), widths=(4,), activation="gelu"))
+
+
+def test_pytorch_s_own_rule_is_that_of_nn_linear():
+    net = mlp(300, 10, generator(0), widths=(400,), init="pytorch")
+    reference = nn.Linear(300, 400)
+    for own, other in ((net[0].weight, reference.weight), (net[0].bias, reference.bias)):
+        assert own.abs().max() <= 1 / math.sqrt(300) + 1e-12
+        assert own.abs().max() > 0.98 / math.sqrt(300)
+        assert own.std().item() == pytest.approx(other.std().item(), rel=0.1)
+
+
+def test_init_may_be_a_number_and_biases_may_be_drawn():
+    net = mlp(300, 10, generator(0), widths=(400,), init=1.5, bias_std=0.3)
+    assert net[0].weight.std().item() == pytest.approx(1.5 / math.sqrt(300), rel=0.02)
+    assert net[0].bias.std().item() == pytest.approx(0.3, rel=0.15)
+
+
+def test_noise_is_the_same_for_a_seed_and_has_all_labels():
+    data = gaussian_noise(200, 5, 4, seed=1)
+    assert data.x_train.shape == (200, 5)
+    assert set(data.y_test) == {0, 1, 2, 3}
+    assert np.array_equal(data.x_train, gaussian_noise(200, 5, 4, seed=1).x_train)
+    assert not np.array_equal(data.x_train, data.x_test)
+    with pytest.raises(ValueError, match="n_features must be positive"):
+        gaussian_noise(5, 0)
+
+
+@pytest.fixture
+def wardrobe(tmp_path):
+    """A folder as scikit-learn keeps it, with 70 pictures in the format of OpenML's set 40996."""
+    pixels = np.random.default_rng(0).integers(256, size=(70, 784))
+    names = [f"pixel{n}" for n in range(1, 785)]
+    rows = "\n".join(f"{','.join(map(str, row))},{n % 10}" for n, row in enumerate(pixels))
+    kinds = "\n".join(f"@ATTRIBUTE {name} REAL" for name in names)
+    labels = "{0,1,2,3,4,5,6,7,8,9}"
+    arff = f"@RELATION fashion\n{kinds}\n@ATTRIBUTE class {labels}\n@DATA\n{rows}\n".encode()
+    features = [
+        {"index": str(n), "name": name, "data_type": "numeric", "is_target": "false",
+         "is_ignore": "false", "is_row_identifier": "false", "number_of_missing_values": "0"}
+        for n, name in enumerate([*names, "class"])
+    ]  # fmt: skip
+    features[-1] |= {"data_type": "nominal", "is_target": "true", "nominal_value": [*"0123456789"]}
+    description = {
+        "id": "40996", "name": "Fashion-MNIST", "version": "1", "format": "ARFF",
+        "status": "active", "file_id": "1", "md5_checksum": hashlib.md5(arff).hexdigest(),
+        "url": "https://www.openml.org/data/v1/download/1/fashion.arff",
+    }  # fmt: skip
+    files = {
+        "api/v1/json/data/40996": json.dumps({"data_set_description": description}).encode(),
+        "api/v1/json/data/features/40996": json.dumps(
+            {"data_features": {"feature": features}}
+        ).encode(),
+        "api/v1/json/data/qualities/40996": json.dumps(
+            {"data_qualities": {"quality": [{"name": "NumberOfInstances", "value": "70"}]}}
+        ).encode(),
+        "data/v1/download/1/fashion.arff": arff,
+    }
+    for path, content in files.items():
+        file = tmp_path / "openml" / "openml.org" / f"{path}.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress(content))
+    return tmp_path, pixels
+
+
+def test_fashion_mnist_is_read_from_a_local_copy(wardrobe):
+    folder, pixels = wardrobe
+    raw = fashion_mnist("raw", data_home=str(folder))
+    np.testing.assert_allclose(np.concatenate([raw.x_train, raw.x_test]), pixels / 255)
+    assert len(raw.x_train) == 60
+    assert raw.y_test.tolist() == [*range(10)]
+    centred = fashion_mnist(data_home=str(folder))
+    assert (centred.x_train**2).mean() == pytest.approx(1)
+    assert abs(centred.x_train.mean(axis=0)).max() < 1e-12
+
+
+def test_fashion_mnist_without_a_network_says_what_to_do(tmp_path, monkeypatch):
+    def no_network(*_, **__):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("sklearn.datasets._openml.urlopen", no_network)
+    with pytest.raises(ConnectionError, match=r"no route to host.*digits\(\)"):
+        fashion_mnist(data_home=str(tmp_path))
+    with pytest.raises(ValueError, match="form must be"):
+        fashion_mnist("white", data_home=str(tmp_path))
+
+
+def test_fashion_mnist_refuses_another_set(monkeypatch):
+    monkeypatch.setattr(
+        "sklearn.datasets.fetch_openml", lambda **_: (np.zeros((70, 3)), np.zeros(70))
+    )
+    with pytest.raises(ValueError, match="784"):
+        fashion_mnist()
+
+
+def test_nothing_is_printed_where_bars_are_off(capsys, monkeypatch):
+    train(xor(), widths=(2,), steps=3, seeds=[0])
+    assert capsys.readouterr().err == ""
+
+
+def test_threads_are_those_the_environment_names(monkeypatch):
+    before = torch.get_num_threads()
+    for told, taken in (("2", 2), ("", 1), ("0", 1), ("many", 1)):
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+        with few_threads():
+            assert torch.get_num_threads() == taken
+    assert torch.get_num_threads() == before

@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
@@ -16,7 +17,7 @@ BOOK = ROOT / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 PAGES_ABOUT_THE_BOOK = {"intro", "claims"}
 CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES_ABOUT_THE_BOOK]
-SERVES_ALL = {"claims", "devices", "experiments", "figures", "notebooks"}
+SERVES_ALL = {"claims", "devices", "experiments", "figures", "notebooks", "quadrature"}
 
 IGNORED: dict[str, str] = {}
 """Cells that nbval may skip or not compare, as "page: cell id", with the reason. None does."""
@@ -129,7 +130,7 @@ def test_chapter_keeps_the_frame(path):
 
 def test_chapter_module_and_test_share_a_stem():
     chapters = {path.stem for path in CHAPTERS}
-    modules = {path.stem for path in (ROOT / "companion").glob("[!_]*.py")}
+    modules = {module.name for module in iter_modules([str(ROOT / "companion")])}
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
     assert modules - SERVES_ALL == chapters
     assert modules <= tests

@@ -21,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from mimetypes import guess_type
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 from urllib.parse import unquote, urldefrag
 
@@ -38,7 +39,7 @@ HTML = ROOT / "_build" / "html"
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(c["file"] for part in TOC["parts"] for c in part["chapters"])]
 NOTEBOOKS = [page for page in PAGES if (BOOK / f"{page}.ipynb").exists()]
-MODULES = sorted(path.stem for path in (ROOT / "companion").glob("[!_]*.py"))
+MODULES = sorted(module.name for module in iter_modules([str(ROOT / "companion")]))
 BUDGET = 450_000
 FILE_NAME = re.compile(r"\S+\.(png|svg|jpe?g|gif|webp)", re.IGNORECASE)
 VIEWS = {
