@@ -9,9 +9,12 @@ checked against PyTorch. Functions work on arrays; randomness is always an argum
 chapter                module
 =====================  ==========================================================================
 `activations`          `companion.activations`: each activation beside its derivative, in NumPy
+`gradient_descent`     `companion.gradient_descent`: the optimizers, clipping, a schedule, in NumPy
+`vanishing_gradients`  `companion.vanishing_gradients`: a model's profile, and mean-field theory
 `claims`               `companion.claims`, `companion.notebooks`: claims, and reading them back
+chapters on depth      `companion.quadrature`: averages over a normal distribution
 every chapter          `companion.figures`, `companion.devices`: one style; seeds
-chapters that train    `companion.experiments`: data, and training of many seeds at once
+chapters that train    `companion.experiments`: data, models, and training of many seeds at once
 =====================  ==========================================================================
 
 Importing the package imports neither PyTorch nor matplotlib.

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from companion.activations import Activation
 from companion.claims import interval
 
-__all__ = ["COLOURS", "panels", "plot_activation", "plot_lines", "use_style"]
+__all__ = ["COLOURS", "panels", "plot_activation", "plot_grid", "plot_lines", "use_style"]
 
 COLOURS = MappingProxyType(
     {
@@ -202,6 +202,39 @@ def plot_lines(
         means.append(values)
     ax.set(xlim=(x.min(), x.max()), **settings)
     _name_ends(ax, x, dict(zip(lines, means, strict=True)), colours)
+    return ax
+
+
+def plot_grid(
+    values: ArrayLike, rows: Iterable, columns: Iterable, ax: Axes | None = None, **settings: Any
+) -> Axes:
+    """Draw a table of shares from 0 to 1 as fields, the darker the larger, with percents in them.
+
+    Parameters
+    ----------
+    values : array_like of shape (n_rows, n_columns)
+        The first row is drawn at the bottom.
+    rows, columns : iterable
+        What stands beside and below the fields.
+    ax : Axes, optional
+        To draw on; by default a new one.
+    **settings
+        For `matplotlib.axes.Axes.set`, such as ``ylabel="depth"``.
+
+    Returns
+    -------
+    Axes
+    """
+    ax, values = _axes(ax), np.asarray(values)
+    ax.imshow(values, cmap="Blues", vmin=0, vmax=1.2, aspect="auto", origin="lower")
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if value > 0.7 else COLOURS["black"]
+        ax.text(column, row, f"{100 * value:.0f}", color=colour, ha="center", va="center")
+    ax.set_xticks(range(values.shape[1]), [str(name) for name in columns])
+    ax.set_yticks(range(values.shape[0]), [str(name) for name in rows])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(**settings)
     return ax
 
 

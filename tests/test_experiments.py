@@ -292,7 +292,7 @@ def test_residual_net_adds_its_branches(options):
     torch.testing.assert_close(net(x), net[3](h))
     kinds = [type(layer).__name__ for layer in net[1].branch]
     middle = ["BatchNorm1d"] if "batch_norm" in options else []
-    assert kinds == ["Linear", *middle, "Elementwise"]
+    assert kinds == [*middle, "Elementwise", "Linear"]
     curves = train(digits(), residual_mlp, width=8, blocks=2, steps=5, seeds=range(2), **options)
     assert curves.loss.shape == (2, 2)
 

@@ -11,7 +11,15 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from companion import ACTIVATIONS, figures, relu
-from companion.figures import COLOURS, WIDTH, panels, plot_activation, plot_lines, use_style
+from companion.figures import (
+    COLOURS,
+    WIDTH,
+    panels,
+    plot_activation,
+    plot_grid,
+    plot_lines,
+    use_style,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +125,18 @@ def test_use_style_registers_the_small_pictures_in_a_notebook(monkeypatch):
         assert formatter.lookup_by_type(plt.Figure) is figures._png
     finally:
         InteractiveShell.clear_instance()
+
+
+def test_plot_grid_writes_each_share_in_its_field():
+    ax = plot_grid([[0, 0.5, 1], [0.2, 0.3, 0.99]], [10, 20], "abc", xlabel="gain")
+    assert [text.get_text() for text in ax.texts] == ["0", "50", "100", "20", "30", "99"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["10", "20"]
+    bottom, top = ax.get_ylim()
+    assert bottom < top
+    assert ax.get_xlabel() == "gain"
+    fields = ax.images[0]
+    for text, value in zip(ax.texts, fields.get_array().ravel(), strict=True):
+        light = luminance(mpl.colors.to_hex(fields.cmap(fields.norm(value)))) + 0.05
+        ink = luminance(mpl.colors.to_hex(text.get_color())) + 0.05
+        assert max(light, ink) / min(light, ink) >= 4.5

@@ -14,7 +14,7 @@ from companion.notebooks import read_claims
 BOOK = Path(__file__).parent.parent / "book"
 SOURCES: dict[str, dict[str, str]] = yaml.safe_load((BOOK / "sources.yml").read_text())
 VERDICTS = {"true", "true-with-condition", "imprecise", "false", "untestable-outlook"}
-TOPICS_TOLD = {"activations"}
+TOPICS_TOLD = {"gradient-descent", "vanishing-exploding-gradients", "activations"}
 """Topics whose chapter is written: each of their statements must be at home."""
 
 

@@ -140,7 +140,7 @@ def residual_mlp(
     scale: float = 1.0,
     batch_norm: bool = False,
 ) -> nn.Sequential:
-    """Build a net of residual blocks, x + scale · activation(linear(x)), between two linear layers.
+    """Build a net of residual blocks, x + scale · linear(activation(x)), between two linear layers.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def residual_mlp(
     scale : float, default 1
         Factor of each branch; 1/√blocks keeps the signal's size.
     batch_norm : bool, default False
-        Put `nn.BatchNorm1d` into each branch, between its linear layer and its activation.
+        Let each branch begin with `nn.BatchNorm1d`.
 
     Returns
     -------
@@ -162,12 +162,16 @@ def residual_mlp(
     ------
     ValueError
         If a name is unknown or a number out of its range.
+
+    Notes
+    -----
+    Source: He et al. 2016, "Identity Mappings in Deep Residual Networks".
     """
     layers: list[nn.Module] = [_linear(n_in, width, rng, init=init)]
     for _ in range(blocks):
-        branch: list[nn.Module] = [_linear(width, width, rng, init=init, bias=not batch_norm)]
-        branch += [nn.BatchNorm1d(width, dtype=torch.float64)] if batch_norm else []
-        layers.append(Residual(nn.Sequential(*branch, Elementwise(activation)), scale))
+        norm: list[nn.Module] = [nn.BatchNorm1d(width, dtype=torch.float64)] if batch_norm else []
+        linear = _linear(width, width, rng, init=init)
+        layers.append(Residual(nn.Sequential(*norm, Elementwise(activation), linear), scale))
     return nn.Sequential(*layers, _linear(width, n_out, rng, init=init))
 
 

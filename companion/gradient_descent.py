@@ -1,0 +1,300 @@
+r"""First-order optimizers in NumPy: each a few lines in which the formula can be read.
+
+An optimizer is a function. It takes the gradient, itself a function of the parameters, and a start,
+and returns its trajectory: every point it visited, in float64, the start first.
+
+>>> gradient_descent(lambda x: x * [1.0, 4.0], [1.0, 1.0], learning_rate=0.25, steps=2)
+array([[1.    , 1.    ],
+       [0.75  , 0.    ],
+       [0.5625, 0.    ]])
+
+The conventions are those of `torch.optim`. Clipping goes around the gradient:
+``lambda x: clip_by_norm(gradient(x), 1.0)``. Taught in the chapter `gradient_descent`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["DivergenceError", "adam", "adamw", "clip_by_norm", "clip_by_value", "gradient_descent",
+           "momentum", "nesterov", "rmsprop", "warmup_cosine"]  # fmt: skip
+
+Array = NDArray[np.float64]
+Gradient = Callable[[Any], ArrayLike]
+Rate = float | Callable[[int], float]
+
+_RANGES: dict[str, Callable[[Any], Any]] = {
+    "in [0, 1)": lambda x: 0 <= x < 1,
+    "at least 0 and finite": lambda x: 0 <= x < math.inf,
+    "above 0 and finite": lambda x: 0 < x < math.inf,
+    "at least 0 and whole": lambda x: isinstance(x, int | np.integer) and x >= 0,
+}
+_UNIT, _AT_LEAST_0, _ABOVE_0, _WHOLE = _RANGES
+
+
+class DivergenceError(ArithmeticError):
+    """A step would have left the finite numbers."""
+
+    step: int  #: the step that failed, counted from 0, as a schedule counts
+    trajectory: Array  #: the step + 1 points before it, all finite, which can still be plotted
+
+
+def _check(allowed: str, **given: Any) -> None:
+    for name, x in given.items():
+        number = isinstance(x, int | float | np.integer | np.floating) and not isinstance(x, bool)
+        if not number or not _RANGES[allowed](x):
+            raise [TypeError, ValueError][number](f"{name} must be a number {allowed}, got {x!r}")
+
+
+def _real(name: str, given: Any, finite: bool = True) -> Array:
+    try:
+        x = np.asarray(given)
+    except ValueError:
+        raise TypeError(f"{name} must be an array, not a ragged list, got {given!r}") from None
+    if x.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold real numbers (float or integer), got dtype {x.dtype}")
+    x = x.astype(np.float64)  # a copy
+    if finite and not np.isfinite(x).all():
+        raise ValueError(f"{name} must be finite, got {x}")
+    return x
+
+
+def _walk(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int,
+          update: Callable[..., Any], weight_decay: float, eps: float = 1, betas: Any = (0, 0),
+          **fractions: float) -> Array:  # fmt: skip
+    """Repeat (theta, *memory) = update(theta, g, rate, step, *memory) and keep every theta."""
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise TypeError(f"betas must be a pair of numbers, got {betas!r}")
+    _check(_UNIT, **{"betas[0]": betas[0], "betas[1]": betas[1]}, **fractions)
+    _check(_AT_LEAST_0, weight_decay=weight_decay, eps=eps)
+    _check(_WHOLE, steps=steps)
+    _check(_ABOVE_0, learning_rate=1 if callable(learning_rate) else learning_rate)
+    if not callable(gradient):
+        raise TypeError(f"gradient must be a function of the parameters, got {gradient!r}")
+    trajectory, memory = np.array([_real("start", start)] * (int(steps) + 1)), list[Any]()
+    for step in range(steps):
+        theta, where = trajectory[step], f"step {step}" if step else "start"
+        rate = learning_rate(step) if callable(learning_rate) else learning_rate
+        _check(_AT_LEAST_0, **{f"learning_rate({step})": rate})
+        with np.errstate(all="ignore"):
+            g = _real(f"gradient at {where}", gradient(theta.copy()), finite=not step)
+            if g.shape != theta.shape:
+                raise ValueError(f"gradient must return start's shape {theta.shape}, got {g.shape}")
+            trajectory[step + 1], *memory = update(theta, g, float(rate), step, *memory)
+        # What is remembered counts too: v = inf would freeze Adam in silence.
+        if not all(np.isfinite(x).all() for x in (g, trajectory[step + 1], *memory)):
+            error = DivergenceError(
+                f"the {'update' if np.isfinite(g).all() else 'gradient'} of step {step} is not "
+                f"finite. The largest parameter was {np.max(np.abs(theta)):.3g}, the learning rate "
+                f"{rate:.3g}. Try a smaller learning rate{'' if eps else ', or an eps above 0'}."
+            )
+            error.step, error.trajectory = step, trajectory[: step + 1].copy()
+            raise error
+    return trajectory
+
+
+# fmt: off
+def gradient_descent(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int, *,
+                     weight_decay: float = 0) -> Array:
+    r"""Step against the gradient.
+
+    .. math:: g_t = \nabla f(\theta_t) + \lambda \theta_t, \; \theta_{t+1} = \theta_t - \eta_t\,g_t
+
+    Parameters
+    ----------
+    gradient : callable
+        Takes parameters of the shape of `start`; returns the gradient ∇f there, of that shape.
+    start : array_like
+        The first parameters, of any shape, or one number. It is not changed.
+    learning_rate : float or callable
+        The rate η, above 0; or a schedule: a function of the step 0, 1, ..., which may return 0.
+    steps : int
+        How many steps to take.
+    weight_decay : float, default 0
+        The coefficient λ of a penalty λ|θ|²/2, whose gradient is added.
+
+    Returns
+    -------
+    ndarray of shape (steps + 1, \*start.shape)
+        Every point visited, `start` first.
+
+    Raises
+    ------
+    DivergenceError, ValueError, TypeError
+        When a gradient or a step's outcome is not finite; when an argument is not as described.
+    """
+    def update(theta: Array, g: Array, rate: float, step: int) -> Any:
+        g = g + weight_decay * theta
+        return (theta - rate * g,)
+    return _walk(gradient, start, learning_rate, steps, update, weight_decay)
+
+
+def momentum(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int, *,
+             beta: float = 0.9, dampening: float = 0, weight_decay: float = 0) -> Array:
+    r"""Let a velocity v gather the gradients: the heavy ball.
+
+    .. math:: v_0 = g_0, \quad v_t = \beta\,v_{t-1} + (1 - d)\,g_t, \qquad
+        \theta_{t+1} = \theta_t - \eta_t\,v_t
+
+    β is `beta`, d is `dampening`, both in [0, 1); all else is as for `gradient_descent`, g too.
+    As in PyTorch, the first gradient is not dampened, and with β = 0 none is. Source: Polyak 1964.
+    """
+    def update(theta: Array, g: Array, rate: float, step: int, v: Any = 0.0) -> Any:
+        g = g + weight_decay * theta
+        v = g if step == 0 or beta == 0 else beta * v + (1 - dampening) * g
+        return theta - rate * v, v
+    return _walk(gradient, start, learning_rate, steps, update, weight_decay,
+                 beta=beta, dampening=dampening)
+
+
+def nesterov(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int, *,
+             beta: float = 0.9, weight_decay: float = 0) -> Array:
+    r"""Let the velocity carry the parameters ahead before the gradient is taken.
+
+    .. math:: v_t = \beta\,v_{t-1} + g_t, \quad \theta_{t+1} = \theta_t - \eta_t\,(g_t + \beta\,v_t)
+
+    β, in [0, 1), is `beta`; v starts at 0; all else is as for `gradient_descent`. As in PyTorch,
+    the points are those looked ahead to. Sources: Nesterov 1983; Sutskever et al. 2013.
+    """
+    def update(theta: Array, g: Array, rate: float, step: int, v: Any = 0.0) -> Any:
+        g = g + weight_decay * theta
+        v = beta * v + g
+        return theta - rate * (g + beta * v), v
+    return _walk(gradient, start, learning_rate, steps, update, weight_decay, beta=beta)
+
+
+def rmsprop(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int, *,
+            alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0, momentum: float = 0,
+            centered: bool = False) -> Array:
+    r"""Divide the gradient by the root of a running mean of its square.
+
+    .. math:: \theta_{t+1} = \theta_t - \eta_t\,b_t, \quad v_t = \alpha\,v_{t-1} + (1-\alpha) g_t^2,
+        \quad b_t = \mu\,b_{t-1} + \frac{g_t}{\sqrt{v_t} + \varepsilon}
+
+    α is `alpha`, μ is `momentum`, both in [0, 1), ε is `eps`, at least 0; `centered` takes the
+    square of a like mean of g from v; all else is as for `gradient_descent`. As v starts at 0, the
+    first step is 1/√(1 - α) = 10 rates long. Source: Tieleman and Hinton 2012, lecture 6.5e.
+
+    >>> rmsprop(lambda x: 1000 * x, start=1.0, learning_rate=0.01, steps=1).round(3)
+    array([1. , 0.9])
+    """
+    def update(theta: Array, g: Array, rate: float, step: int,
+               v: Any = 0.0, m: Any = 0.0, b: Any = 0.0) -> Any:
+        g = g + weight_decay * theta
+        v = alpha * v + (1 - alpha) * g**2
+        m = alpha * m + (1 - alpha) * g if centered else 0.0
+        b = momentum * b + g / (np.sqrt(np.maximum(v - m**2, 0)) + eps)  # < 0 by rounding only
+        return theta - rate * b, v, m, b
+    return _walk(gradient, start, learning_rate, steps, update, weight_decay, eps,
+                 alpha=alpha, momentum=momentum)
+
+
+def _adam_direction(g: Array, step: int, betas: tuple[float, float], eps: float, amsgrad: bool,
+                    m: Any = 0.0, v: Any = 0.0, largest: Any = 0.0) -> Any:
+    m = betas[0] * m + (1 - betas[0]) * g
+    v = betas[1] * v + (1 - betas[1]) * g**2
+    largest = np.maximum(largest, v) if amsgrad else v
+    m_hat, v_hat = m / (1 - betas[0] ** (step + 1)), largest / (1 - betas[1] ** (step + 1))
+    return m_hat / (np.sqrt(v_hat) + eps), m, v, largest
+
+
+def adam(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int, *,
+         betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0,
+         amsgrad: bool = False) -> Array:
+    r"""Divide a running mean of the gradient by the root of one of its square, both corrected.
+
+    .. math:: m_t = \beta_1\,m_{t-1} + (1 - \beta_1)\,g_t, \quad
+        v_t = \beta_2\,v_{t-1} + (1 - \beta_2)\,g_t^2, \quad \theta_{t+1} = \theta_t - \eta_t\,
+        \frac{m_t / (1 - \beta_1^{t+1})}{\sqrt{v_t / (1 - \beta_2^{t+1})} + \varepsilon}
+
+    `betas` are β₁ and β₂, in [0, 1), `eps` is ε, at least 0; `amsgrad` puts the largest v so far in
+    the place of v. All else is as for `gradient_descent`. However large the gradient is, the first
+    step is one rate long. Sources: Kingma and Ba 2015; amsgrad: Reddi et al. 2018, uncorrected.
+    """
+    def update(theta: Array, g: Array, rate: float, step: int, *memory: Any) -> Any:
+        g = g + weight_decay * theta
+        direction, *rest = _adam_direction(g, step, betas, eps, amsgrad, *memory)
+        return theta - rate * direction, *rest
+    return _walk(gradient, start, learning_rate, steps, update, weight_decay, eps, betas)
+
+
+def adamw(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int, *,
+          betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2,
+          amsgrad: bool = False) -> Array:
+    r"""Take Adam's step u, and let the weights decay by themselves, not through the gradient.
+
+    .. math:: \theta_{t+1} = (1 - \eta_t\,\lambda)\,\theta_t - \eta_t\,u_t
+
+    All else is as for `adam`. Source: Loshchilov and Hutter 2019.
+    """
+    def update(theta: Array, g: Array, rate: float, step: int, *memory: Any) -> Any:
+        direction, *rest = _adam_direction(g, step, betas, eps, amsgrad, *memory)
+        return (1 - rate * weight_decay) * theta - rate * direction, *rest
+    return _walk(gradient, start, learning_rate, steps, update, weight_decay, eps, betas)
+# fmt: on
+
+
+def _arrays(gradients: Any) -> tuple[list[Array], Callable[[list[Any]], Any]]:
+    """Return the arrays as a list, and what brings a list of results into the form given."""
+    for form in (list, tuple):
+        if isinstance(gradients, form):
+            return [_real(f"gradients[{i}]", g) for i, g in enumerate(gradients)], form
+    return [_real("gradients", gradients)], lambda results: results[0]
+
+
+def clip_by_norm(gradients: ArrayLike | Sequence[ArrayLike], max_norm: float) -> Any:
+    r"""Shorten the gradients, all by one factor, where their joint norm is above `max_norm`.
+
+    .. math:: g_i \leftarrow g_i \min\Big(1, \frac{c}{|g| + 10^{-6}}\Big), \; |g|^2 = \sum_i |g_i|^2
+
+    `gradients` is an array or a list or tuple of arrays, all finite; new ones come back in that
+    form. c is `max_norm`, above 0; the 10⁻⁶ is PyTorch's. Source: Pascanu, Mikolov and Bengio 2013.
+
+    >>> clip_by_norm(np.array([30.0, 40.0]), max_norm=5.0)
+    array([2.99999994, 3.99999992])
+    """
+    _check(_ABOVE_0, max_norm=max_norm)
+    arrays, form = _arrays(gradients)
+    norm = math.hypot(*(x for g in arrays for x in g.ravel().tolist()))  # no square overflows
+    _check(_AT_LEAST_0, **{"the norm of gradients": norm})
+    return form([g * min(1, float(max_norm) / (norm + 1e-6)) for g in arrays])
+
+
+def clip_by_value(gradients: ArrayLike | Sequence[ArrayLike], limit: float) -> Any:
+    """Move each component into [-limit, limit], which can turn the gradient.
+
+    `limit` is above 0; all else is as for `clip_by_norm`.
+    """
+    _check(_ABOVE_0, limit=limit)
+    arrays, form = _arrays(gradients)
+    return form([np.clip(g, -float(limit), limit) for g in arrays])
+
+
+def warmup_cosine(peak: float, steps: int, warmup: int = 0) -> Callable[[int], float]:
+    r"""Return a schedule: a line up to the peak, then half a cosine down to 0.
+
+    .. math:: \eta_t = \eta\,\frac{t + 1}{w} \;\text{for}\; t < w, \qquad
+        \eta_t = \frac{\eta}{2} \Big(1 + \cos \pi\,\frac{t - w}{n - w}\Big) \;\text{after}
+
+    `peak` is η, above 0; `steps` is n, of which the first w, `warmup`, are the line's. From step n
+    on the rate is 0. Sources: Goyal et al. 2017; Loshchilov and Hutter 2017.
+
+    >>> [round(warmup_cosine(1.0, steps=6, warmup=2)(t), 3) for t in range(7)]
+    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    _check(_ABOVE_0, peak=peak)
+    _check(_WHOLE, steps=steps, warmup=warmup)
+    if warmup > steps:
+        raise ValueError(f"warmup must be at most steps, {steps}, got {warmup}")
+
+    def rate(step: int) -> float:
+        _check(_WHOLE, step=step)
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        gone = (step - warmup) / (steps - warmup) if step < steps else 1.0
+        return peak * (1 + math.cos(math.pi * gone)) / 2
+
+    return rate
