@@ -73,7 +73,6 @@ def measure(replicas: int, batch_size: int, widths: tuple[int, ...]) -> tuple[fl
 
 def main() -> None:
     """Print the table."""
-    torch.set_flush_denormal(True)
     print(f"{STEPS} steps; median of {REPETITIONS} repetitions")
     print("hidden layers    batch  replicas   loop (s)   × faster: one thread   two threads")
     for widths, batch_size in (((32, 32), 32), ((32,) * 10, 32), ((64, 64), 64)):

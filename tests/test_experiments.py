@@ -404,4 +404,6 @@ def test_threads_are_those_the_environment_names(monkeypatch):
         monkeypatch.setenv("OMP_NUM_THREADS", told)
         with few_threads():
             assert torch.get_num_threads() == taken
+            assert torch.tensor([1e-310], dtype=torch.float64).mul(1.0) == 0
+        assert torch.tensor([1e-310], dtype=torch.float64).mul(1.0) > 0
     assert torch.get_num_threads() == before

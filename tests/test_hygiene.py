@@ -120,7 +120,9 @@ def test_chapter_keeps_the_frame(path):
     assert re.match(r"# [A-Z].+\n\n\*[A-Z].+\?\*", markdown), "open with a title and a question"
     body = markdown[: markdown.index("## Exercises")]
     words = len(
-        re.sub(r"\$\$.*?\$\$|\]\([^)]*\)|\{cite:\w\}`[^`]*`", " ", body, flags=re.S).split()
+        re.sub(
+            r"```.*?```|\$\$.*?\$\$|\]\([^)]*\)|\{cite:\w\}`[^`]*`", " ", body, flags=re.S
+        ).split()
     )
     assert 1_500 <= words <= 2_800, f"{words} words before the exercises"
     exercises = markdown[markdown.index("## Exercises") : markdown.index("## Further reading")]

@@ -371,7 +371,8 @@ def visit(browser: Any, server: Server) -> Any:
                 ),
             )
             page.goto(f"{server.address}{name}.html", wait_until="networkidle")
-            for image in page.locator("article img").all():
+            page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+            for image in page.locator("article img").all():  # in a closed fold none is loaded
                 image.scroll_into_view_if_needed()
                 image.evaluate("image => image.decode()")
             seen.width = page.evaluate("document.documentElement.scrollWidth")

@@ -141,7 +141,6 @@ def train(
     """
     rates = list(learning_rate) if isinstance(learning_rate, Sequence) else [learning_rate]
     _check(data, optimizer, rates, batch_size, every, steps, weight_decay, clip_norm)
-    torch.set_flush_denormal(True)  # dying nets produce denormal numbers, which are slow
     generators = [generator(seed) for seed in seeds]
     if not generators:
         raise ValueError("seeds must hold one seed at least")
