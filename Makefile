@@ -29,8 +29,8 @@ test: $(VENV)/test.installed book/assets/vendor/katex/katex.min.css  ## run ever
 notebooks: $(VENV)/test.installed  ## run the notebooks again and store their outputs (NAMES="intro activations")
 	python -m companion.notebooks $(NAMES)
 
-replicate: $(VENV)/test.installed  ## run the book on SEEDS other seeds and count how often claims hold
-	python -m companion.notebooks --replicate $(SEEDS)
+replicate: $(VENV)/test.installed  ## run the book (or NAMES) on SEEDS other seeds and count how often claims hold
+	python -m companion.notebooks $(NAMES) --replicate $(SEEDS)
 
 bench: $(VENV)/test.installed  ## measure speed side by side, on an otherwise idle machine
 	for script in benchmarks/*.py; do python $$script || exit 1; done

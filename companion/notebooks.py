@@ -190,7 +190,7 @@ def ledger(book: Path = Path(".")) -> str:
         The folder of the notebooks.
     """
     replication = book / "replication.json"
-    runs = json.loads(replication.read_text()) if replication.exists() else {"seeds": 0, "held": {}}
+    runs = json.loads(replication.read_text()) if replication.exists() else {}
     lines: list[str] = []
     page = None
     for record in read_claims(book):
@@ -210,7 +210,7 @@ def _row(record: Record, runs: dict[str, Any]) -> str:
     statement = math.sub(lambda found: found[0].replace("|", r"\vert "), record.statement)
     source = f" ({made.source})" if made.source else ""
     varies = f"; varies: {made.varies}" if made.varies else ""
-    held = f"{runs['held'][made.id]} of {runs['seeds']}" if made.id in runs["held"] else "–"
+    held = "{} of {}".format(*runs[made.id]) if made.id in runs else "–"
     slug = re.sub(r"[^\w\- ]", "", record.section.lower().strip()).replace(" ", "-")
     place = f"[{record.section}]({record.page}.ipynb#{slug})"
     name = f'<a id="{made.id}"></a>`{made.id}`'
@@ -236,21 +236,27 @@ def stored_figure(notebook: dict[str, Any], name: str) -> bytes:
     raise ValueError(f"name must be that of a stored figure, not {name!r}")
 
 
-def replicate(book: Path, seeds: int) -> None:
-    """Run the book's notebooks under the seed shifts 1 … `seeds` and write how often claims held.
+def replicate(book: Path, seeds: int, names: Sequence[str] = ()) -> None:
+    """Run notebooks under the seed shifts 1 … `seeds` and write how often their claims held.
 
-    The counts go to ``replication.json`` in the book's folder, which the ledger shows.
+    The counts go to ``replication.json`` in the book's folder, which the ledger shows: for each
+    claim, in how many of how many runs it held. Without `names` all notebooks are run.
     """
-    held = {record.claim.id: 0 for record in read_claims(book)}
+    pages = [page for page in _notebooks(book) if page.stem in names or not names]
+    made = [record for record in read_claims(book) if record.page in {page.stem for page in pages}]
+    held = {record.claim.id: 0 for record in made}
     for seed in range(1, seeds + 1):
-        for page in _notebooks(book):
+        for page in pages:
             for found, _ in _claims(execute(page, seed=seed, record=True)):
                 held[found.id] += found.holds
                 if not found.holds:
                     print(f"COMPANION_SEED={seed}: {found}", flush=True)
         print(f"COMPANION_SEED={seed}: {sum(held.values())} of {seed * len(held)} held", flush=True)
-    text = json.dumps({"seeds": seeds, "held": held}, indent=1)
-    (book / "replication.json").write_text(text + "\n")
+    stored = book / "replication.json"
+    before = json.loads(stored.read_text()) if names and stored.exists() else {}
+    counts = before | {id: [count, seeds] for id, count in held.items()}
+    text = ",\n".join(f' "{id}": {json.dumps(count)}' for id, count in counts.items())
+    stored.write_text(f"{{\n{text}\n}}\n")
 
 
 def _notebooks(book: Path) -> list[Path]:
@@ -266,10 +272,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--replicate", type=int, metavar="SEEDS", default=0)
     options = parser.parse_args(arguments)
     if options.replicate:
-        replicate(options.book, options.replicate)
-    names = options.names or (
-        [] if options.replicate else [p.stem for p in _notebooks(options.book)]
-    )
+        replicate(options.book, options.replicate, options.names)
+        options.names = ["claims"]
+    names = options.names or [p.stem for p in _notebooks(options.book)]
     for name in [*(name for name in names if name != "claims"), "claims"]:
         path = options.book / f"{name}.ipynb"
         _write(path, ran := execute(path))

@@ -111,7 +111,7 @@ def test_ledger_has_a_row_and_an_anchor_for_each_claim(book):
     assert r"See $\vert z\vert $ and **0.5** here." in table
     assert "(one.ipynb#a-section-first)" in table
     assert "| 0.50 | expected 0.5 ± 0.1 (a paper) | – |" in table
-    (book / "replication.json").write_text('{"seeds": 20, "held": {"first": 19}}')
+    (book / "replication.json").write_text('{"first": [19, 20]}')
     assert "| 19 of 20 |" in ledger(book)
 
 
@@ -154,8 +154,14 @@ def test_replication_counts_how_often_each_claim_held(book, capsys):
     replicate(book, seeds=3)
     stored = json.loads((book / "replication.json").read_text())
     signs = [re.search(r"✗", line) for line in capsys.readouterr().out.splitlines()]
-    assert stored["seeds"] == 3
-    assert stored["held"]["a-draw"] == 3 - sum(map(bool, signs))
+    assert stored["a-draw"] == [3 - sum(map(bool, signs)), 3]
+
+
+def test_replication_of_named_pages_keeps_the_counts_of_the_others(book):
+    (book / "replication.json").write_text('{"first": [19, 20], "a-draw": [1, 2]}')
+    replicate(book, seeds=1, names=["two"])
+    stored = json.loads((book / "replication.json").read_text())
+    assert stored == {"first": [19, 20], "a-draw": [1, 1]}
 
 
 def test_main_without_names_runs_all(book, monkeypatch):
@@ -164,9 +170,10 @@ def test_main_without_names_runs_all(book, monkeypatch):
     monkeypatch.setattr(notebooks, "_write", lambda path, notebook: None)
     main(["--book", str(book)])
     assert ran == ["one", "two", "claims"]
-    monkeypatch.setattr(notebooks, "replicate", lambda book, seeds: ran.append(seeds))
+    monkeypatch.setattr(notebooks, "replicate", lambda book, *options: ran.append(options))
     main(["--book", str(book), "--replicate", "2"])
-    assert ran[3:] == [2, "claims"]
+    main(["two", "--book", str(book), "--replicate", "3"])
+    assert ran[3:] == [(2, []), "claims", (3, ["two"]), "claims"]
 
 
 def test_readme_shows_the_stored_first_figure():
