@@ -130,6 +130,24 @@ def test_no_module_of_the_companion_is_long():
     assert not {name: n for name, n in lengths.items() if n > 300}
 
 
+@pytest.mark.parametrize(
+    ("module", "work"),
+    [
+        ("gradient_descent", "m.adam(lambda x: x, 1.0, 0.1, 3); m.clip_by_norm([1.0], 1.0)"),
+        ("quadrature", "m.Moments('tanh').product(1.0, 0.5)"),
+        ("vanishing_gradients", "m.mean_field('tanh', 2.0, 0.1); m.critical_sigma_w('tanh', 0.1)"),
+    ],
+)
+def test_what_is_written_out_in_numpy_loads_nothing_else(module, work):
+    code = f"""
+import sys, companion.{module} as m
+{work}
+assert "numpy" in sys.modules
+assert not {{"torch", "scipy", "matplotlib"}} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 # ---- README, CONTRIBUTING, CHANGELOG --------------------------------------------------------
 
 
