@@ -69,7 +69,18 @@ def test_bad_data_arguments_are_refused(arguments, says):
 SHORT = {"widths": (16, 8), "steps": 12, "every": 4, "batch_size": 32}
 
 
-@pytest.mark.parametrize("options", [{}, {"optimizer": "adam"}, {"batch_norm": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimizer": "adam"},
+        {"batch_norm": True},
+        {"dropout": 0.5},
+        {"spectral_norm": True},
+        {"layer_norm": True, "dropout": 0.2, "l1": 0.01, "frozen": ["bias"]},
+    ],
+    ids=str,
+)
 def test_one_seed_alone_is_that_seed_among_many(options):
     among = train(digits(), seeds=range(4), **SHORT, **options)
     alone = train(digits(), seeds=[2], **SHORT, **options)
@@ -160,6 +171,18 @@ def test_xor_is_exclusive_or():
         ({"clip_norm": 0}, ValueError, "clip_norm must"),
         ({"init": -1.0}, ValueError, "init must be a positive number"),
         ({"bias_std": -1.0}, ValueError, "bias_std must"),
+        ({"bias": float("nan")}, ValueError, "bias must be finite"),
+        ({"init": lambda shape, rng: np.ones(shape[::-1])}, ValueError, r"init must.*(64, 2)"),
+        ({"init": lambda shape, rng: np.full(shape, np.nan)}, ValueError, "init must.*NaN"),
+        ({"batch_norm": True, "layer_norm": True}, ValueError, "layer_norm must"),
+        ({"dropout": 1.0}, ValueError, "dropout must"),
+        ({"dropout": -0.1}, ValueError, "dropout must"),
+        ({"dropout": float("nan")}, ValueError, "dropout must"),
+        ({"l1": -1.0}, ValueError, "l1 must"),
+        ({"l1": float("nan")}, ValueError, "l1 must"),
+        ({"frozen": ["gain"]}, ValueError, "frozen must name parameters among .* not 'gain'"),
+        ({"frozen": ["eight"]}, ValueError, "frozen must name"),
+        ({"frozen": ["weight", "bias"]}, ValueError, "frozen must leave"),
         ({"model": lambda *_: nn.Identity()}, ValueError, "model must have parameters"),
         ({"depth": 3}, TypeError, "depth"),
     ],
@@ -407,3 +430,150 @@ def test_threads_are_those_the_environment_names(monkeypatch):
             assert torch.tensor([1e-310], dtype=torch.float64).mul(1.0) == 0
         assert torch.tensor([1e-310], dtype=torch.float64).mul(1.0) > 0
     assert torch.get_num_threads() == before
+
+
+def test_weights_may_come_from_a_callable():
+    def init(shape, rng):
+        return rng.normal(size=shape) * np.arange(1, shape[0] + 1)[:, None]
+
+    net = mlp(5, 3, generator(1), widths=(4,), init=init, bias=0.5, activation="tanh")
+    rng = generator(1)
+    for layer, shape, bias in ((net[0], (4, 5), 0.5), (net[2], (3, 4), 0.0)):
+        assert np.array_equal(layer.weight.detach(), init(shape, rng))
+        assert (layer.bias == bias).all()
+
+
+@pytest.mark.parametrize("init", ["he", "pytorch", 1.0])
+def test_biases_may_start_anywhere_in_hidden_layers(init):
+    plain, moved, drawn = (
+        mlp(5, 3, generator(0), widths=(4000, 2), init=init, **options)
+        for options in ({}, {"bias": -2.0}, {"bias": -2.0, "bias_std": 0.5})
+    )
+    assert (moved[0].bias == -2).all()
+    assert (moved[2].bias == -2).all()
+    assert torch.equal(moved[4].bias == 0, plain[4].bias == 0)
+    assert torch.equal(moved[0].weight, plain[0].weight)
+    assert drawn[0].bias.mean().item() == pytest.approx(-2, abs=4 * 0.5 / 4000**0.5)
+    assert drawn[0].bias.std().item() == pytest.approx(0.5, rel=0.05)
+    assert not drawn[4].bias.mean() < -1.5
+    residual = residual_mlp(5, 3, generator(0), width=4, blocks=1, init=init, bias=-2.0)
+    assert (residual[0].bias == -2).all()
+    assert (residual[1].branch[1].bias == -2).all()
+    assert not (residual[2].bias == -2).any()
+
+
+def test_layer_norm_is_torch_s_and_keeps_the_bias():
+    net = mlp(5, 3, generator(0), widths=(4,), layer_norm=True, bias=0.3)
+    x = torch.tensor(generator(1).normal(size=(6, 5)))
+    z = x @ net[0].weight.T + 0.3
+    h = nn.functional.layer_norm(z, (4,)).relu()
+    torch.testing.assert_close(net(x), h @ net[3].weight.T)
+    assert type(residual_mlp(5, 3, generator(0), layer_norm=True)[1].branch[0]) is nn.LayerNorm
+
+
+def test_dropout_scales_what_it_keeps_and_is_off_until_drawn():
+    net = mlp(5, 3, generator(0), widths=(400,), dropout=0.2)
+    dropout, h = net[2], torch.ones(600, 400, dtype=torch.float64)
+    assert str(dropout) == "Dropout(p=0.2)"
+    assert torch.equal(dropout(h), h)
+    dropout.draw(600, generator(0))
+    kept = dropout(h)
+    assert set(kept.unique().tolist()) == {0.0, 1.25}
+    assert (kept == 0).double().mean().item() == pytest.approx(0.2, abs=4 * (0.16 / 240_000) ** 0.5)
+    assert torch.equal(net.eval()[2](h), h)
+    assert torch.equal(mlp(5, 3, generator(0), widths=(400,))[0].weight, net[0].weight)
+
+
+@pytest.mark.parametrize("rates", [0.05, [0.05, 0.1]], ids=str)
+def test_dropout_is_that_of_a_plain_loop_and_off_in_every_look(rates):
+    data = digits(n_train=64)
+    curves = train(data, dropout=0.5, learning_rate=rates, steps=6, **PLAIN)
+    losses = curves.loss[:, :, 0] if isinstance(rates, list) else curves.loss[:, None, 0]
+    x, y = torch.tensor(data.x_train), torch.tensor(data.y_train)
+    for place, rate in enumerate(rates if isinstance(rates, list) else [rates]):
+        rng = generator(3)
+        net = mlp(64, 10, rng, widths=(8,), activation="tanh", init="xavier", dropout=0.5)
+        masks, plain = rng.spawn(1)[0], []
+        optimizer = torch.optim.SGD(net.parameters(), rate)
+        for _ in range(7):
+            plain.append(nn.functional.cross_entropy(net.eval()(x), y).item())
+            order = torch.tensor(rng.permutation(64))
+            net.train()[2].draw(64, masks)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x[order]), y[order]).backward()
+            optimizer.step()
+        np.testing.assert_allclose(losses[:, place], plain, rtol=1e-9)
+
+
+def test_masks_leave_the_batches_as_they_are():
+    plain, dropped = (
+        train(
+            digits(n_train=64), widths=(8,), dropout=p, steps=6, every=6, batch_size=16, seeds=[0]
+        )
+        for p in (0.0, 1e-12)
+    )
+    np.testing.assert_allclose(plain.end["0.weight"], dropped.end["0.weight"], rtol=1e-9)
+
+
+def test_spectral_norm_is_torch_s():
+    data = digits(n_train=64)
+    curves = train(data, spectral_norm=True, learning_rate=0.5, steps=8, **PLAIN)
+    net = mlp(64, 10, generator(3), spectral_norm=True, **{
+        name: PLAIN[name] for name in ("widths", "activation", "init")
+    })  # fmt: skip
+    plain = mlp(64, 10, generator(3), widths=(8,), activation="tanh", init="xavier")
+    for own, layer in ((net[0], plain[0]), (net[2], plain[2])):
+        assert torch.equal(own.weight, layer.weight)
+        nn.utils.parametrizations.spectral_norm(layer)
+        layer.parametrizations.weight[0]._u.copy_(own.u)
+        layer.parametrizations.weight[0]._v.copy_(own.v)
+        assert (own.u @ own.weight @ own.v).item() == pytest.approx(
+            torch.linalg.matrix_norm(own.weight, 2).item(), rel=0.05
+        )
+    x, y = torch.tensor(data.x_train), torch.tensor(data.y_train)
+    optimizer = torch.optim.SGD(plain.parameters(), 0.5)
+    for _ in range(8):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(plain.train()(x), y).backward()
+        optimizer.step()
+    for name in (0, 2):
+        ours, theirs = curves.end[f"{name}.weight"][0], plain[name].parametrizations.weight
+        np.testing.assert_allclose(ours, theirs.original.detach(), rtol=1e-9)
+    assert curves.loss[-1, 0] == pytest.approx(
+        nn.functional.cross_entropy(plain(x), y).item(), rel=1e-9
+    )
+
+
+def test_l1_pulls_every_weight_by_the_same_and_no_bias():
+    data = digits(n_train=64)
+    curves = train(data, l1=0.02, learning_rate=0.1, steps=5, **PLAIN)
+    net = mlp(64, 10, generator(3), widths=(8,), activation="tanh", init="xavier")
+    x, y = torch.tensor(data.x_train), torch.tensor(data.y_train)
+    for step in range(5):
+        loss = nn.functional.cross_entropy(net(x), y)
+        assert curves.loss[step, 0] == pytest.approx(loss.item(), rel=1e-9)
+        net.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for layer in (net[0], net[2]):
+                layer.weight -= 0.1 * (layer.weight.grad + 0.02 * layer.weight.sign())
+                layer.bias -= 0.1 * layer.bias.grad
+    for name, parameter in net.named_parameters():
+        np.testing.assert_allclose(curves.end[name][0], parameter.detach(), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_frozen_parameters_stay_and_the_others_learn(optimizer):
+    options = dict(
+        SHORT, optimizer=optimizer, weight_decay=0.1, l1=0.01, seeds=[0, 1], init="pytorch"
+    )
+    curves = train(digits(), frozen=["bias", "2.weight"], learning_rate=[0.1, 0.2], **options)
+    still = {name for name, p in curves.start.items() if np.array_equal(p, curves.end[name])}
+    assert still == {"0.bias", "2.bias", "4.bias", "2.weight"}
+    assert (curves.gradient_norm[-1] > 0).all()
+
+
+def test_a_residual_net_takes_the_norms_too():
+    for options in ({"spectral_norm": True}, {"layer_norm": True}):
+        options |= {"width": 8, "blocks": 2, "steps": 5, "seeds": range(2)}
+        assert train(digits(), residual_mlp, **options).loss[-1].max() < 3

@@ -5,8 +5,8 @@ a first axis and maps the model over it (`torch.func`), so that twenty small net
 than a few. Every random number is drawn on the CPU with NumPy, from one generator per seed, and
 the nets train in float64: one seed alone gives the same curve as that seed among twenty.
 
-Used in the chapters that train networks. Data stand in ``datasets.py``, models in ``models.py``,
-what maps over replicas in ``ensemble.py``; all names are found here.
+Used in the chapters that train networks. Data stand in ``datasets.py``, models in ``models.py`` and
+``layers.py``, what maps over replicas in ``ensemble.py``; all names are found here.
 
 Examples
 --------
@@ -34,11 +34,12 @@ from tqdm import tqdm
 from companion.devices import generator
 from companion.experiments.datasets import Data, digits, fashion_mnist, gaussian_noise, xor
 from companion.experiments.ensemble import Ensemble, State, batches_of, few_threads
-from companion.experiments.models import Elementwise, Residual, mlp, residual_mlp
+from companion.experiments.layers import Dropout, Elementwise, Residual, SpectralLinear
+from companion.experiments.models import mlp, residual_mlp
 
 __all__ = [
-    "OPTIMIZERS", "Curves", "Data", "Elementwise", "Residual", "digits", "fashion_mnist",
-    "gaussian_noise", "mlp", "residual_mlp", "train", "xor",
+    "OPTIMIZERS", "Curves", "Data", "Dropout", "Elementwise", "Residual", "SpectralLinear",
+    "digits", "fashion_mnist", "gaussian_noise", "mlp", "residual_mlp", "train", "xor",
 ]  # fmt: skip
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -93,7 +94,9 @@ def train(
     optimizer: str = "sgd",
     learning_rate: Rate | Sequence[Rate] = 0.1,
     weight_decay: float = 0.0,
+    l1: float = 0.0,
     clip_norm: float | None = None,
+    frozen: Sequence[str] = (),
     steps: int = 200,
     batch_size: int = 64,
     every: int = 20,
@@ -115,9 +118,16 @@ def train(
         Of the optimizer; a callable gives it for each step, counted from 0. A sequence trains
         every seed under each of them, from the same weights and with the same batches.
     weight_decay : float, default 0
-        As the optimizer has it.
+        As the optimizer has it: on every trained parameter, weights and biases.
+    l1 : float, default 0
+        Strength of the penalty l1 · Σ|w| on each net, part of what is descended but not of `loss`.
+        Its gradient is l1 · sign(w), with sign(0) = 0. w are the trained weights: parameters of two
+        or more axes, so that biases and the parameters of norms are left out.
     clip_norm : float, optional
-        Largest norm of a replica's gradient; a longer one is cut to it.
+        Largest norm of a replica's gradient, penalty and all; a longer one is cut to it.
+    frozen : sequence of str, default ()
+        Parameters that stay as they start, by the end of their names: "bias" is every bias,
+        "2.weight" the weight of the module 2.
     steps : int, default 200
         Steps to take.
     batch_size : int, default 64
@@ -140,7 +150,7 @@ def train(
         If a name is unknown, a number out of its range, or the model has no parameters.
     """
     rates = list(learning_rate) if isinstance(learning_rate, Sequence) else [learning_rate]
-    _check(data, optimizer, rates, batch_size, every, steps, weight_decay, clip_norm)
+    _check(data, optimizer, rates, batch_size, every, steps, weight_decay, l1, clip_norm)
     generators = [generator(seed) for seed in seeds]
     if not generators:
         raise ValueError("seeds must hold one seed at least")
@@ -148,7 +158,10 @@ def train(
     nets = [model(*fans, rng, **architecture) for rng in generators]
     if not any(True for _ in nets[0].parameters()):
         raise ValueError(f"model must have parameters to train, but {model!r} built {nets[0]}")
-    ensemble = Ensemble(nets, data, OPTIMIZERS[optimizer], len(rates), weight_decay, clip_norm)
+    ensemble = Ensemble(
+        nets, data, OPTIMIZERS[optimizer], len(rates), weight_decay, clip_norm,
+        l1=l1, frozen=frozen, generators=generators,
+    )  # fmt: skip
     batches = batches_of(generators, len(data.x_train), min(batch_size, len(data.x_train)))
     with few_threads():
         start = ensemble.state()
@@ -176,6 +189,7 @@ def _check(
     every: int,
     steps: int,
     weight_decay: float,
+    l1: float,
     clip_norm: float | None,
 ) -> None:
     if optimizer not in OPTIMIZERS:
@@ -188,7 +202,7 @@ def _check(
     for name, number in positive:
         if not 0 < number < math.inf:
             raise ValueError(f"{name} must be positive and finite, not {number!r}")
-    for name, number in [("steps", steps), ("weight_decay", weight_decay)]:
+    for name, number in [("steps", steps), ("weight_decay", weight_decay), ("l1", l1)]:
         if not 0 <= number < math.inf:
             raise ValueError(f"{name} must not be negative, not {number!r}")
     if not np.isfinite(data.x_train).all():

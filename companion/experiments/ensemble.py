@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from companion.devices import device
 from companion.experiments.datasets import Data
-from companion.experiments.models import Elementwise
+from companion.experiments.layers import Dropout, Elementwise
 
 __all__ = ["Ensemble", "State", "batches_of", "few_threads"]
 
@@ -39,6 +39,10 @@ class Ensemble:
         n_rates: int,
         weight_decay: float,
         clip_norm: float | None,
+        *,
+        l1: float = 0.0,
+        frozen: Sequence[str] = (),
+        generators: Sequence[np.random.Generator] = (),
     ) -> None:
         where = device()
         dtype = torch.float32 if where.type == "mps" else torch.float64  # it knows no other
@@ -50,17 +54,39 @@ class Ensemble:
         self.labels = not self.y_train.is_floating_point()
         self.net = copy.deepcopy(nets[0]).to(where, dtype)
         parameters, buffers = stack_module_state([net.to(where, dtype) for net in nets])
-        self.names = list(parameters)
+        self.names, self.l1 = list(parameters), l1
+        trained = self.trained(frozen)
         self.leaves = [
-            [p.detach().clone().requires_grad_() for p in parameters.values()]
+            [
+                p.detach().clone().requires_grad_(train)
+                for p, train in zip(parameters.values(), trained, strict=True)
+            ]
             for _ in range(n_rates)
         ]
         self.buffers = {name: torch.cat([b] * n_rates) for name, b in buffers.items()}
-        self.optimizers = [make(leaf, lr=1.0, weight_decay=weight_decay) for leaf in self.leaves]
+        self.dropouts = [
+            (f"{name}.mask", m) for name, m in self.net.named_modules() if isinstance(m, Dropout)
+        ]
+        self.generators = [rng.spawn(1)[0] for rng in generators] if self.dropouts else []
+        self.optimizers = [
+            make([leaf for leaf in leaves if leaf.requires_grad], lr=1.0, weight_decay=weight_decay)
+            for leaves in self.leaves
+        ]
         self.largest = torch.full((n_rates, len(nets)), math.nan, device=where)
         self.forward = vmap(
             lambda p, b, x: functional_call(self.net, (p, b), (x,)), randomness="different"
         )
+
+    def trained(self, frozen: Sequence[str]) -> list[bool]:
+        """Tell for each parameter whether it is trained."""
+        matches = [[f".{name}".endswith(f".{end}") for name in self.names] for end in frozen]
+        for end, found in zip(frozen, matches, strict=True):
+            if not any(found):
+                raise ValueError(f"frozen must name parameters among {self.names}, not {end!r}")
+        trained = [not any(found[i] for found in matches) for i in range(len(self.names))]
+        if not any(trained):
+            raise ValueError(f"frozen must leave a parameter to train, not be {frozen!r}")
+        return trained
 
     def parameters(self) -> dict[str, Tensor]:
         """Each parameter of all replicas, of shape (n_rates * n_seeds, ...)."""
@@ -82,18 +108,33 @@ class Ensemble:
     def step(self, batch: np.ndarray, rates: list[float]) -> None:
         """One step of every replica; `batch` holds the examples of each seed."""
         indices = torch.from_numpy(np.tile(batch, (self.n_rates, 1))).to(self.x_train.device)
-        outputs = self.forward(self.parameters(), self.buffers, self.x_train[indices])
+        parameters, buffers = self.parameters(), self.buffers | self.masks(batch.shape[1])
+        outputs = self.forward(parameters, buffers, self.x_train[indices])
         targets = self.y_train[indices]
         loss = self.loss(outputs.flatten(0, 1), targets.flatten(0, 1), reduction="sum")
+        loss = loss / batch.shape[1]
+        if self.l1:
+            weights = [p for p in parameters.values() if p.ndim > 2 and p.requires_grad]
+            loss = loss + self.l1 * sum(weight.abs().sum() for weight in weights)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        (loss / batch.shape[1]).backward()
+        loss.backward()
         for number, (optimizer, leaves) in enumerate(
             zip(self.optimizers, self.leaves, strict=True)
         ):
             self.clip(number, [leaf.grad for leaf in leaves if leaf.grad is not None])
             optimizer.param_groups[0]["lr"] = rates[number]
             optimizer.step()
+
+    def masks(self, n: int) -> dict[str, Tensor]:
+        """Draw the masks of all dropout layers for a batch of n; every rate has the same."""
+        drawn = [[module.fresh(n, rng) for _, module in self.dropouts] for rng in self.generators]
+        return {
+            name: torch.from_numpy(np.stack(masks))
+            .repeat(self.n_rates, 1, 1)
+            .to(self.buffers[name])
+            for (name, _), masks in zip(self.dropouts, zip(*drawn, strict=True), strict=True)
+        }
 
     def clip(self, number: int, gradients: list[Tensor]) -> None:
         """Note the norm of each replica's gradient, and cut those that are too long."""

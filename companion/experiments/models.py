@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from companion.activations import activation as find_activation
+from companion.experiments.layers import Dropout, Elementwise, Residual, SpectralLinear
 
-__all__ = ["INITS", "Elementwise", "Residual", "mlp", "residual_mlp"]
+__all__ = ["INITS", "Init", "mlp", "residual_mlp"]
+
+Init = str | float | Callable[[tuple[int, int], np.random.Generator], np.ndarray]
+"""How weights are drawn: a rule's name, σ_w, or a function of the shape (fan_out, fan_in)."""
 
 INITS: dict[str, Callable[[int, int], float]] = {
     "he": lambda fan_in, fan_out: math.sqrt(2 / fan_in),
@@ -33,47 +37,6 @@ has them by default.
 """
 
 
-class Elementwise(nn.Module):
-    """One of the book's activations as a layer.
-
-    Parameters
-    ----------
-    activation : str
-        Name in `companion.activations.ACTIVATIONS`; its parameters keep their defaults.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown or the activation has no twin in PyTorch.
-    """
-
-    def __init__(self, activation: str) -> None:
-        super().__init__()
-        self.activation = find_activation(activation)
-        self.function = self.activation.twin()
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Apply the activation to a pre-activation of any shape."""
-        return self.function(z)
-
-    def extra_repr(self) -> str:
-        """Name the activation where the model is printed."""
-        return self.activation.name
-
-
-class Residual(nn.Module):
-    """Add to the input what the branch makes of it: x + scale · branch(x)."""
-
-    def __init__(self, branch: nn.Module, scale: float = 1.0) -> None:
-        super().__init__()
-        self.branch = branch
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x + scale · branch(x), of the shape of x."""
-        return x + self.scale * self.branch(x)
-
-
 def mlp(
     n_in: int,
     n_out: int,
@@ -81,9 +44,13 @@ def mlp(
     *,
     widths: Sequence[int] = (64, 64),
     activation: str = "relu",
-    init: str | float = "he",
+    init: Init = "he",
+    bias: float = 0.0,
     bias_std: float = 0.0,
     batch_norm: bool = False,
+    layer_norm: bool = False,
+    dropout: float = 0.0,
+    spectral_norm: bool = False,
 ) -> nn.Sequential:
     """Build a fully connected net: linear layers with an activation between them.
 
@@ -97,13 +64,24 @@ def mlp(
         Units of each hidden layer.
     activation : str, default "relu"
         Name in `companion.activations.ACTIVATIONS`, with its default parameters.
-    init : str or float, default "he"
+    init : str, float or callable, default "he"
         Rule for the weights: "he", "xavier" or "lecun", normal, with biases of zero; "pytorch",
-        weights and biases uniform on ±1/√fan_in; or σ_w: normal weights of variance σ_w²/fan_in.
+        weights and biases uniform on ±1/√fan_in; σ_w: normal weights of variance σ_w²/fan_in; or
+        a callable that takes the shape (fan_out, fan_in) and `rng` and returns the weights, such as
+        those of `companion.initialization`, with biases of zero.
+    bias : float, default 0
+        Where the biases of the hidden layers start; 0 leaves them as the rule has them.
     bias_std : float, default 0
-        σ_b, the standard deviation of normal biases; 0 leaves them as the rule has them.
-    batch_norm : bool, default False
-        Put `nn.BatchNorm1d` between each hidden layer, then without a bias, and its activation.
+        σ_b, the standard deviation of normal biases about `bias`, and of the output's about 0; 0
+        leaves them as `bias` or the rule has them.
+    batch_norm, layer_norm : bool, default False
+        Put `nn.BatchNorm1d`, or `nn.LayerNorm`, between each hidden layer and its activation. Under
+        batch norm, which would subtract it, the layer has no bias, so `bias` says nothing.
+    dropout : float, default 0
+        Share of the units that `Dropout` sets to zero after each activation, less than 1.
+    spectral_norm : bool, default False
+        Divide the weight of every linear layer by its largest singular value: `SpectralLinear`.
+        The weights are those that the rule draws without.
 
     Returns
     -------
@@ -113,18 +91,24 @@ def mlp(
     Raises
     ------
     ValueError
-        If a name is unknown or a number out of its range.
+        If a name is unknown, a number out of its range, both norms are asked for, or a callable
+        returns weights that do not fit.
     """
+    _check(bias, bias_std, batch_norm, layer_norm)
     widths = (n_in, *widths, n_out)
     layers: list[nn.Module] = []
-    for depth, (fan_in, fan_out) in enumerate(pairwise(widths), 1):
+    for depth, fans in enumerate(pairwise(widths), 1):
         hidden = depth < len(widths) - 1
-        bias = not (batch_norm and hidden)
-        layers.append(_linear(fan_in, fan_out, rng, init=init, bias_std=bias_std, bias=bias))
-        if hidden and batch_norm:
-            layers.append(nn.BatchNorm1d(fan_out, dtype=torch.float64))
+        layers.append(
+            _linear(
+                *fans, rng, init=init, bias=bias if hidden else 0.0, bias_std=bias_std,
+                biased=not (batch_norm and hidden), spectral_norm=spectral_norm,
+            )
+        )  # fmt: skip
         if hidden:
-            layers.append(Elementwise(activation))
+            layers += [*_norm(fans[1], batch_norm, layer_norm), Elementwise(activation)]
+        if hidden and dropout:
+            layers.append(Dropout(dropout, fans[1]))
     return nn.Sequential(*layers)
 
 
@@ -136,22 +120,25 @@ def residual_mlp(
     width: int = 64,
     blocks: int = 10,
     activation: str = "relu",
-    init: str | float = "he",
+    init: Init = "he",
+    bias: float = 0.0,
     scale: float = 1.0,
     batch_norm: bool = False,
+    layer_norm: bool = False,
+    spectral_norm: bool = False,
 ) -> nn.Sequential:
     """Build a net of residual blocks, x + scale · linear(activation(x)), between two linear layers.
 
     Parameters
     ----------
-    n_in, n_out, rng, activation, init
-        As for `mlp`.
+    n_in, n_out, rng, activation, init, bias, spectral_norm
+        As for `mlp`; all layers but the last are hidden.
     width, blocks : int
         Units of each block; number of blocks.
     scale : float, default 1
         Factor of each branch; 1/√blocks keeps the signal's size.
-    batch_norm : bool, default False
-        Let each branch begin with `nn.BatchNorm1d`.
+    batch_norm, layer_norm : bool, default False
+        Let each branch begin with `nn.BatchNorm1d`, or with `nn.LayerNorm`.
 
     Returns
     -------
@@ -161,18 +148,36 @@ def residual_mlp(
     Raises
     ------
     ValueError
-        If a name is unknown or a number out of its range.
+        As `mlp`.
 
     Notes
     -----
     Source: He et al. 2016, "Identity Mappings in Deep Residual Networks".
     """
-    layers: list[nn.Module] = [_linear(n_in, width, rng, init=init)]
+    _check(bias, 0.0, batch_norm, layer_norm)
+    linear = partial(_linear, rng=rng, init=init, spectral_norm=spectral_norm)
+    layers: list[nn.Module] = [linear(n_in, width, bias=bias)]
     for _ in range(blocks):
-        norm: list[nn.Module] = [nn.BatchNorm1d(width, dtype=torch.float64)] if batch_norm else []
-        linear = _linear(width, width, rng, init=init)
-        layers.append(Residual(nn.Sequential(*norm, Elementwise(activation), linear), scale))
-    return nn.Sequential(*layers, _linear(width, n_out, rng, init=init))
+        norm = _norm(width, batch_norm, layer_norm)
+        branch = *norm, Elementwise(activation), linear(width, width, bias=bias)
+        layers.append(Residual(nn.Sequential(*branch), scale))
+    return nn.Sequential(*layers, linear(width, n_out))
+
+
+def _check(bias: float, bias_std: float, batch_norm: bool, layer_norm: bool) -> None:
+    if not math.isfinite(bias):
+        raise ValueError(f"bias must be finite, not {bias!r}")
+    if not 0 <= bias_std < math.inf:
+        raise ValueError(f"bias_std must be finite and not negative, not {bias_std!r}")
+    if batch_norm and layer_norm:
+        raise ValueError("layer_norm must be False where batch_norm is True")
+
+
+def _norm(width: int, batch_norm: bool, layer_norm: bool) -> list[nn.Module]:
+    """Make the norm that was asked for, if any."""
+    if batch_norm:
+        return [nn.BatchNorm1d(width, dtype=torch.float64)]
+    return [nn.LayerNorm(width, dtype=torch.float64)] if layer_norm else []
 
 
 def _linear(
@@ -180,32 +185,53 @@ def _linear(
     fan_out: int,
     rng: np.random.Generator,
     *,
-    init: str | float,
+    init: Init,
+    bias: float = 0.0,
     bias_std: float = 0.0,
-    bias: bool = True,
+    biased: bool = True,
+    spectral_norm: bool = False,
 ) -> nn.Linear:
     """Make a linear layer with weights, and biases if they are not zero, from the generator."""
     if not (fan_in > 0 and fan_out > 0):
         raise ValueError(f"widths must be positive, not {fan_in} to {fan_out}")
-    if not 0 <= bias_std < math.inf:
-        raise ValueError(f"bias_std must be finite and not negative, not {bias_std!r}")
+    weight, end = _weight(fan_in, fan_out, rng, init)
+    offset = np.full(fan_out, float(bias))
+    if biased and bias_std:
+        offset = rng.normal(bias, bias_std, fan_out)
+    elif biased and init == "pytorch" and not bias:
+        offset = rng.uniform(-end, end, fan_out)
+    kind = SpectralLinear if spectral_norm else nn.Linear
+    layer = nn.utils.skip_init(kind, fan_in, fan_out, bias=biased, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        if biased:
+            layer.bias.copy_(torch.from_numpy(offset))
+    if isinstance(layer, SpectralLinear):
+        layer.start(rng.spawn(1)[0])  # which leaves the draws to come as they are
+    return layer
+
+
+def _weight(
+    fan_in: int, fan_out: int, rng: np.random.Generator, init: Init
+) -> tuple[np.ndarray, float]:
+    """Draw weights of shape (fan_out, fan_in); also return the end of PyTorch's interval."""
+    if callable(init):
+        drawn = np.asarray(init((fan_out, fan_in), rng), dtype=float)
+        if drawn.shape != (fan_out, fan_in) or not np.isfinite(drawn).all():
+            raise ValueError(
+                f"init must return finite weights of shape {(fan_out, fan_in)}, not "
+                f"{'numbers' if np.isfinite(drawn).all() else 'NaN or infinity'} of shape "
+                f"{drawn.shape}"
+            )
+        return drawn, math.nan
     if isinstance(init, str) and init not in INITS:
-        raise ValueError(f"init must be a number or one of {sorted(INITS)}, not {init!r}")
+        raise ValueError(
+            f"init must be a number or one of {sorted(INITS)}, or a callable, not {init!r}"
+        )
     if not isinstance(init, str) and not 0 < init < math.inf:
         raise ValueError(f"init must be a positive number or a rule's name, not {init!r}")
     std = INITS[init](fan_in, fan_out) if isinstance(init, str) else init / math.sqrt(fan_in)
-    layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out, bias=bias, dtype=torch.float64)
-    uniform = init == "pytorch"
     end = math.sqrt(3) * std  # a uniform number on ±end has that standard deviation
-    shape = (fan_in, fan_out)
-    weight = rng.uniform(-end, end, shape) if uniform else rng.normal(0, std, shape)
-    offset = np.zeros(fan_out)
-    if bias and bias_std:
-        offset = rng.normal(0, bias_std, fan_out)
-    elif bias and uniform:
-        offset = rng.uniform(-end, end, fan_out)
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weight.T))
-        if bias:
-            layer.bias.copy_(torch.from_numpy(offset))
-    return layer
+    shape = fan_in, fan_out
+    drawn = rng.uniform(-end, end, shape) if init == "pytorch" else rng.normal(0, std, shape)
+    return drawn.T, end

@@ -1,0 +1,161 @@
+"""Layers that a reader can see and that can be mapped over many replicas.
+
+What a layer keeps beside its parameters are buffers, and every draw comes from a NumPy generator:
+PyTorch's own dropout and spectral norm do neither, and do not run under `torch.func.vmap` as the
+laboratory needs it.
+
+Used in the chapters that train networks, by way of `companion.experiments`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, normalize
+
+from companion.activations import activation as find_activation
+
+__all__ = ["Dropout", "Elementwise", "Residual", "SpectralLinear"]
+
+
+class Elementwise(nn.Module):
+    """One of the book's activations as a layer.
+
+    Parameters
+    ----------
+    activation : str
+        Name in `companion.activations.ACTIVATIONS`; its parameters keep their defaults.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the activation has no twin in PyTorch.
+    """
+
+    def __init__(self, activation: str) -> None:
+        super().__init__()
+        self.activation = find_activation(activation)
+        self.function = self.activation.twin()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Apply the activation to a pre-activation of any shape."""
+        return self.function(z)
+
+    def extra_repr(self) -> str:
+        """Name the activation where the model is printed."""
+        return self.activation.name
+
+
+class Residual(nn.Module):
+    """Add to the input what the branch makes of it: x + scale · branch(x)."""
+
+    def __init__(self, branch: nn.Module, scale: float = 1.0) -> None:
+        super().__init__()
+        self.branch = branch
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + scale · branch(x), of the shape of x."""
+        return x + self.scale * self.branch(x)
+
+
+class Dropout(nn.Module):
+    """Inverted dropout whose mask is a buffer, drawn when it is told to.
+
+    In training mode it multiplies by `mask`, which is one until `draw` has been called; in
+    evaluation mode it does nothing. `companion.experiments.train` draws a mask before each step.
+
+    Parameters
+    ----------
+    p : float
+        Share of the units that are set to zero, at least 0 and less than 1; the others are
+        multiplied by 1 / (1 - p).
+    width : int
+        Units of the layer before it.
+
+    Raises
+    ------
+    ValueError
+        If `p` is not in its range.
+    """
+
+    mask: Tensor
+
+    def __init__(self, p: float, width: int) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"dropout must be at least 0 and less than 1, not {p!r}")
+        self.p = p
+        self.width = width
+        self.register_buffer("mask", torch.ones(width, dtype=torch.float64))
+
+    def fresh(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw a mask of shape (n, width) with zeros and 1 / (1 - p), and keep the old one."""
+        return (rng.random((n, self.width)) >= self.p) / (1 - self.p)
+
+    def draw(self, n: int, rng: np.random.Generator) -> None:
+        """Draw the mask for a batch of n examples; it stays until the next."""
+        self.mask = torch.from_numpy(self.fresh(n, rng)).to(self.mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop outputs of shape (n, width) where the module is in training mode."""
+        return x * self.mask if self.training else x
+
+    def extra_repr(self) -> str:
+        """Tell the share where the model is printed."""
+        return f"p={self.p}"
+
+
+class SpectralLinear(nn.Linear):
+    """A linear layer whose weight is divided by its largest singular value, the spectral norm.
+
+    The value is estimated as PyTorch's `torch.nn.utils.parametrizations.spectral_norm` does it:
+    one step of power iteration for each forward pass in training mode, from the vectors of the pass
+    before; the gradient takes the vectors for constants. `weight` is the weight before division.
+
+    Parameters
+    ----------
+    fan_in, fan_out, bias, device, dtype
+        As for `torch.nn.Linear`. Call `start` once the weight is there.
+
+    Notes
+    -----
+    Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks",
+    algorithm 1.
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(
+        self,
+        fan_in: int,
+        fan_out: int,
+        bias: bool = True,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(fan_in, fan_out, bias, device, dtype)
+        self.register_buffer("u", torch.zeros_like(self.weight[:, 0]))
+        self.register_buffer("v", torch.zeros_like(self.weight[0]))
+
+    def start(self, rng: np.random.Generator, n_iterations: int = 15) -> None:
+        """Draw the first vectors and iterate, 15 times as PyTorch does."""
+        draws = (torch.from_numpy(rng.normal(size=len(vector))) for vector in (self.u, self.v))
+        self.u, self.v = (normalize(draw, dim=0).to(self.weight) for draw in draws)
+        for _ in range(n_iterations):
+            self.iterate()
+
+    @torch.no_grad()
+    def iterate(self) -> None:
+        """Take one step of power iteration."""
+        self.u.copy_(normalize(self.weight @ self.v, dim=0))
+        self.v.copy_(normalize(self.weight.T @ self.u, dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x @ (weight / sigma).T + bias, of shape (n, fan_out)."""
+        if self.training:
+            self.iterate()
+        u, v = self.u.clone(), self.v.clone()  # the next pass changes them in place
+        return linear(x, self.weight / torch.dot(u, self.weight @ v), self.bias)
