@@ -11,6 +11,9 @@ chapter                module
 `activations`          `companion.activations`: each activation beside its derivative, in NumPy
 `gradient_descent`     `companion.gradient_descent`: the optimizers, clipping, a schedule, in NumPy
 `vanishing_gradients`  `companion.vanishing_gradients`: a model's profile, and mean-field theory
+`initialization`       `companion.initialization`: every rule for starting weights; gains; in NumPy
+`batch_norm`           `companion.batch_norm`: batch and layer norm in NumPy; how gradients grow
+`regularization`       `companion.regularization`: penalties, dropout, the spectral norm, in NumPy
 `claims`               `companion.claims`, `companion.notebooks`: claims, and reading them back
 chapters on depth      `companion.quadrature`: averages over a normal distribution
 every chapter          `companion.figures`, `companion.devices`: one style; seeds

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from companion.experiments.layers import Dropout, Elementwise, Residual, SpectralLinear
+from companion.initialization import he_std, lecun_std, pytorch_std, xavier_std
 
 __all__ = ["INITS", "Init", "mlp", "residual_mlp"]
 
@@ -25,10 +26,10 @@ Init = str | float | Callable[[tuple[int, int], np.random.Generator], np.ndarray
 """How weights are drawn: a rule's name, σ_w, or a function of the shape (fan_out, fan_in)."""
 
 INITS: dict[str, Callable[[int, int], float]] = {
-    "he": lambda fan_in, fan_out: math.sqrt(2 / fan_in),
-    "xavier": lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out)),
-    "lecun": lambda fan_in, fan_out: math.sqrt(1 / fan_in),
-    "pytorch": lambda fan_in, fan_out: math.sqrt(1 / (3 * fan_in)),
+    "he": lambda fan_in, fan_out: he_std(fan_in),
+    "xavier": xavier_std,
+    "lecun": lambda fan_in, fan_out: lecun_std(fan_in),
+    "pytorch": lambda fan_in, fan_out: pytorch_std(fan_in),
 }
 """Standard deviation of the weights by the name of the rule.
 

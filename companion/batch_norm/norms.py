@@ -1,0 +1,279 @@
+"""Batch norm and layer norm, forward and backward."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from companion.batch_norm.statistics import Array, Cache, RunningStatistics, finite
+
+_MADE_BY = {"batch": "batch_norm", "evaluation": "batch_norm_eval", "layer": "layer_norm"}
+
+
+def batch_norm(
+    x: ArrayLike, gamma: ArrayLike | None = None, beta: ArrayLike | None = None, eps: float = 1e-5
+) -> tuple[Array, Cache]:
+    """Normalize each unit over the batch, as in training.
+
+    Parameters
+    ----------
+    x : array_like of shape (n, n_features) or (n, n_channels, ...)
+        Examples are rows; a channel is normalized over the examples and all positions.
+    gamma, beta : array_like of shape (n_features,), optional
+        Scale and shift; by default ones and zeros, as a layer begins.
+    eps : float, default 1e-5
+        Added to the variance; PyTorch's default. Keras has 1e-3.
+
+    Returns
+    -------
+    y : ndarray of the shape of x
+    cache : Cache
+        For `batch_norm_backward` and `RunningStatistics.update`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument holds no finite numbers or does not fit; if there is one value per unit,
+        such as a batch of one: it is its own mean, and the result would be `beta` whatever x is.
+
+    References
+    ----------
+    Ioffe and Szegedy 2015, algorithm 1.
+
+    Examples
+    --------
+    >>> batch_norm([[1.0], [3.0]], gamma=[2.0], beta=[5.0])[0].round(3).tolist()
+    [[3.0], [7.0]]
+    """
+    x, axes = _batch(x)
+    if (n := math.prod(x.shape[axis] for axis in axes)) < 2:
+        raise ValueError(
+            f"x must hold two values or more of each unit in training, not {n} as in shape "
+            f"{x.shape}: a single value is its own mean. Use batch_norm_eval, or a larger batch"
+        )
+    return _normalize("batch", x, *_moments(x, axes), gamma, beta, eps, over=axes, shared=axes)
+
+
+def batch_norm_eval(
+    x: ArrayLike,
+    running: RunningStatistics,
+    gamma: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    eps: float = 1e-5,
+) -> tuple[Array, Cache]:
+    """Normalize with statistics that were kept, as in evaluation: each example for itself.
+
+    Parameters
+    ----------
+    x, gamma, beta, eps
+        As for `batch_norm`; one example is enough.
+    running : RunningStatistics
+        Of as many features.
+
+    Returns
+    -------
+    y : ndarray of the shape of x
+    cache : Cache
+        For `batch_norm_backward`, which takes the statistics for the constants that they are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument holds no finite numbers or does not fit.
+
+    Examples
+    --------
+    >>> y, _ = batch_norm_eval([[4.0]], RunningStatistics([2.0], [4.0]), eps=1e-12)
+    >>> y.round(6).tolist()
+    [[1.0]]
+    """
+    x, axes = _batch(x)
+    if not isinstance(running, RunningStatistics):
+        raise TypeError(f"running must be RunningStatistics, not {running!r}")
+    if len(running.mean) != x.shape[1]:
+        raise ValueError(
+            f"running must be of {x.shape[1]} features, as x is, not {len(running.mean)}"
+        )
+    mean, var = np.expand_dims(running.mean, axes), np.expand_dims(running.var, axes)
+    return _normalize("evaluation", x, mean, var, gamma, beta, eps, over=axes, shared=axes)
+
+
+def layer_norm(
+    x: ArrayLike, gamma: ArrayLike | None = None, beta: ArrayLike | None = None, eps: float = 1e-5
+) -> tuple[Array, Cache]:
+    """Normalize each example over its units; training and evaluation are the same.
+
+    Parameters
+    ----------
+    x : array_like of shape (..., n_features)
+    gamma, beta : array_like, optional
+        Scale and shift of each unit. Their shape, by default (n_features,), names the last axes of
+        x, over which mean and variance are taken.
+    eps : float, default 1e-5
+        Added to the variance.
+
+    Returns
+    -------
+    y : ndarray of the shape of x
+    cache : Cache
+        For `layer_norm_backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument holds no finite numbers or does not fit.
+
+    References
+    ----------
+    Ba, Kiros and Hinton 2016, eq. 4.
+
+    Examples
+    --------
+    >>> layer_norm([[1.0, 3.0], [10.0, 30.0]])[0].round(3).tolist()
+    [[-1.0, 1.0], [-1.0, 1.0]]
+    """
+    x = finite("x", x)
+    if not x.ndim or not x.shape[-1]:
+        raise ValueError(f"x must have a last axis of one unit or more, not the shape {x.shape}")
+    given = [np.shape(p) for p in (gamma, beta) if p is not None]
+    last = given[0] if given else x.shape[-1:]
+    if not last or x.shape[-len(last) :] != last:
+        raise ValueError(
+            f"gamma and beta must have the shape of the last axes of x, {x.shape}, not {last}"
+        )
+    first = x.ndim - len(last)
+    over, shared = tuple(range(first, x.ndim)), tuple(range(first))
+    return _normalize("layer", x, *_moments(x, over), gamma, beta, eps, over=over, shared=shared)
+
+
+def batch_norm_backward(dy: ArrayLike, cache: Cache) -> tuple[Array, Array, Array]:
+    r"""Gradients of x, gamma and beta, from that of y.
+
+    .. math:: \frac{\partial\mathcal L}{\partial x_i} = \frac{\gamma}{\sqrt{v + \epsilon}}
+        \Bigl(g_i - \frac1m \sum_j g_j - \hat x_i\,\frac1m \sum_j g_j\,\hat x_j\Bigr),
+        \quad g_i = \frac{\partial\mathcal L}{\partial y_i}
+
+    In evaluation the two sums are absent.
+
+    Parameters
+    ----------
+    dy : array_like of the shape of y
+    cache : Cache
+        From `batch_norm` or `batch_norm_eval`.
+
+    Returns
+    -------
+    dx : ndarray of the shape of x
+    dgamma, dbeta : ndarray of shape (n_features,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `dy` has another shape or holds no finite numbers, or the cache comes from elsewhere.
+
+    References
+    ----------
+    Ioffe and Szegedy 2015, section 3, simplified.
+
+    Examples
+    --------
+    >>> y, cache = batch_norm([[0.0], [1.0], [5.0]])
+    >>> dx, dgamma, dbeta = batch_norm_backward([[1.0], [0.0], [0.0]], cache)
+    >>> print(abs(dx.sum()) < 1e-15, dbeta)
+    True [1.]
+    """
+    return _backward(dy, cache, "batch", "evaluation")
+
+
+def layer_norm_backward(dy: ArrayLike, cache: Cache) -> tuple[Array, Array, Array]:
+    r"""Gradients of x, gamma and beta, from that of y.
+
+    As `batch_norm_backward`, with the sums over the units of an example and
+    :math:`g_i = \gamma_i\,\partial\mathcal L / \partial y_i`. Arguments and errors are the same,
+    but the cache comes from `layer_norm`.
+
+    Examples
+    --------
+    >>> y, cache = layer_norm([[0.0, 1.0, 5.0]])
+    >>> dx, dgamma, dbeta = layer_norm_backward([[1.0, 0.0, 0.0]], cache)
+    >>> print(abs(dx.sum()) < 1e-15, dbeta)
+    True [1. 0. 0.]
+    """
+    return _backward(dy, cache, "layer")
+
+
+def _batch(x: ArrayLike) -> tuple[Array, tuple[int, ...]]:
+    """x as an array, and all its axes but that of the units."""
+    x = finite("x", x)
+    if x.ndim < 2:
+        raise ValueError(
+            f"x must be of shape (n, n_features) or (n, n_channels, ...), not {x.shape}"
+        )
+    return x, (0, *range(2, x.ndim))
+
+
+def _moments(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and biased variance over the axes, which stay as axes of length 1."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = x.mean(axis=axes, keepdims=True)
+        var = ((x - mean) ** 2).mean(axis=axes, keepdims=True)
+    if not np.isfinite(var).all():
+        raise ValueError(f"x must be small enough to be squared, but reaches {np.abs(x).max():g}")
+    return mean, var
+
+
+def _normalize(
+    kind: str,
+    x: Array,
+    mean: Array,
+    var: Array,
+    gamma: ArrayLike | None,
+    beta: ArrayLike | None,
+    eps: float,
+    *,
+    over: tuple[int, ...],
+    shared: tuple[int, ...],
+) -> tuple[Array, Cache]:
+    if isinstance(eps, bool) or not isinstance(eps, Real):
+        raise TypeError(f"eps must be a real number, not {eps!r}")
+    if not 0 < eps < math.inf:
+        raise ValueError(f"eps must be positive and finite, not {eps!r}")
+    scale = _parameter("gamma", gamma, 1.0, x.shape, shared)
+    shift = _parameter("beta", beta, 0.0, x.shape, shared)
+    std = np.sqrt(var + eps)
+    normalized = (x - mean) / std
+    cache = Cache(kind, normalized, std, scale, mean, var, over, shared)
+    return scale * normalized + shift, cache
+
+
+def _parameter(
+    name: str,
+    given: ArrayLike | None,
+    default: float,
+    of_x: tuple[int, ...],
+    shared: tuple[int, ...],
+) -> Array:
+    """A scale or shift that broadcasts against x; one number for each unit."""
+    shape = tuple(length for axis, length in enumerate(of_x) if axis not in shared)
+    values = np.full(shape, default) if given is None else finite(name, given)
+    if values.shape != shape:
+        raise ValueError(
+            f"{name} must have the shape {shape}, one number per unit, not {values.shape}"
+        )
+    return np.expand_dims(values, shared)
+
+
+def _backward(dy: ArrayLike, cache: Cache, *kinds: str) -> tuple[Array, Array, Array]:
+    if not isinstance(cache, Cache) or cache.kind not in kinds:
+        raise TypeError(f"cache must come from {' or '.join(_MADE_BY[kind] for kind in kinds)}")
+    dy, x = finite("dy", dy), cache.normalized
+    if dy.shape != x.shape:
+        raise ValueError(f"dy must have the shape of y, {x.shape}, not {dy.shape}")
+    g = cache.gamma * dy
+    if cache.kind != "evaluation":
+        along = (g * x).mean(axis=cache.over, keepdims=True)
+        g = g - g.mean(axis=cache.over, keepdims=True) - x * along
+    return g / cache.std, (dy * x).sum(axis=cache.shared), dy.sum(axis=cache.shared)

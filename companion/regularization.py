@@ -1,0 +1,297 @@
+r"""What is done to weights and signals to keep a net from over-fitting, in NumPy.
+
+Two penalties with their gradients, inverted dropout forward and backward, and the spectral norm by
+power iteration with the normalization that divides by it.
+
+>>> value, gradient = l2_penalty([3.0, -4.0], strength=0.1)
+>>> value, gradient.tolist()  # λ/2 · 25, and λ w
+(1.25, [0.30000000000000004, -0.4])
+
+The conventions are PyTorch's: `l2_penalty` is ``weight_decay`` of `torch.optim.SGD`, `dropout` is
+`torch.nn.functional.dropout`, a weight has the shape (fan_out, fan_in, ...). Taught in the chapter
+`regularization`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "SpectralNorm", "dropout", "dropout_backward", "l1_penalty", "l2_penalty", "spectral_norm",
+    "spectral_normalize",
+]  # fmt: skip
+
+Array = NDArray[np.float64]
+Rng = np.random.Generator
+
+
+def l1_penalty(w: ArrayLike, strength: float) -> tuple[float, Array]:
+    r"""Charge for the absolute values of the weights.
+
+    .. math:: \lambda \sum_i |w_i|, \qquad \lambda\, \operatorname{sign}(w_i)
+
+    Parameters
+    ----------
+    w : array_like
+        Weights, of any shape.
+    strength : float
+        λ, not negative.
+
+    Returns
+    -------
+    value : float
+        The penalty.
+    gradient : ndarray of the shape of `w`
+        Its gradient; where a weight is 0, a subgradient, 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `w` holds what is no finite real number, or `strength` is out of its range.
+
+    Notes
+    -----
+    Source: Tibshirani 1996, "Regression shrinkage and selection via the lasso".
+
+    Examples
+    --------
+    >>> l1_penalty([3.0, 0.0, -4.0], strength=0.5)
+    (3.5, array([ 0.5,  0. , -0.5]))
+    """
+    w, strength = _real("w", w), _number("strength", strength)
+    return strength * float(np.abs(w).sum()), strength * np.sign(w)
+
+
+def l2_penalty(w: ArrayLike, strength: float) -> tuple[float, Array]:
+    r"""Charge for the squares of the weights.
+
+    .. math:: \frac{\lambda}{2} \sum_i w_i^2, \qquad \lambda\, w_i
+
+    Arguments, results and errors are those of `l1_penalty`. λ is PyTorch's ``weight_decay``, but
+    for AdamW's, which stays out of the gradient and so out of Adam's averages.
+
+    Notes
+    -----
+    Source: Krogh and Hertz 1991, "A simple weight decay can improve generalization".
+
+    Examples
+    --------
+    >>> l2_penalty([3.0, 0.0, -4.0], strength=2.0)
+    (25.0, array([ 6.,  0., -8.]))
+    """
+    w, strength = _real("w", w), _number("strength", strength)
+    return strength / 2 * float(np.vdot(w, w)), strength * w
+
+
+def dropout(x: ArrayLike, p: float, rng: Rng) -> tuple[Array, Array]:
+    r"""Set a random share p of the outputs to zero and divide the others by 1 - p.
+
+    .. math:: y_i = m_i\, x_i, \qquad m_i = \begin{cases} 0 & \text{with probability } p \\
+        1 / (1 - p) & \text{otherwise} \end{cases}
+
+    The mask's mean is 1, its second moment 1 / (1 - p). This is *inverted* dropout: nothing is left
+    to do in evaluation.
+
+    Parameters
+    ----------
+    x : array_like
+        Outputs of a layer, of any shape.
+    p : float
+        Probability of being dropped, at least 0 and less than 1.
+    rng : numpy.random.Generator
+        Draws one number for each output.
+
+    Returns
+    -------
+    y, mask : ndarray of the shape of `x`
+        What goes on, and what `dropout_backward` needs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` holds what is no finite real number, or `p` is out of its range.
+
+    Notes
+    -----
+    Source: Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from
+    overfitting".
+
+    Examples
+    --------
+    >>> y, mask = dropout(np.ones(6), 0.5, np.random.default_rng(0))
+    >>> y.tolist()
+    [2.0, 0.0, 0.0, 0.0, 2.0, 2.0]
+    """
+    x, p = _real("x", x), _number("p", p, high=1.0)
+    mask = (rng.random(x.shape) >= p) / (1.0 - p)
+    return x * mask, mask
+
+
+def dropout_backward(gradient: ArrayLike, mask: ArrayLike) -> Array:
+    """Take the gradient back through `dropout`: it passes where the signal passed.
+
+    Parameters
+    ----------
+    gradient, mask : array_like of the same shape
+        The gradient of the loss to `dropout`'s output, and the mask it returned.
+
+    Returns
+    -------
+    ndarray of that shape
+        The gradient of the loss to `dropout`'s input.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument holds what is no finite real number, or the shapes differ.
+
+    Examples
+    --------
+    >>> dropout_backward([1.0, -3.0], [2.0, 0.0])
+    array([ 2., -0.])
+    """
+    gradient, mask = _real("gradient", gradient), _real("mask", mask)
+    if gradient.shape != mask.shape:
+        raise ValueError(f"gradient must have mask's shape {mask.shape}, not {gradient.shape}")
+    return gradient * mask
+
+
+class SpectralNorm(NamedTuple):
+    """A largest singular value with its vectors, as `spectral_norm` returns them."""
+
+    sigma: float  #: the estimate, never above the true value
+    u: Array  #: of shape (fan_out,), of length 1; to start from the next time
+    v: Array  #: of shape (fan_in,), of length 1
+
+
+def spectral_norm(
+    w: ArrayLike, n_iterations: int = 1, *, u: ArrayLike | None = None, rng: Rng | None = None
+) -> SpectralNorm:
+    r"""Estimate the largest singular value of a matrix by power iteration.
+
+    .. math:: v \leftarrow \frac{W^\top u}{\|W^\top u\|}, \qquad u \leftarrow \frac{W v}{\|W v\|},
+        \qquad \sigma = u^\top W v
+
+    Each iteration multiplies the error of the vectors by :math:`(\sigma_2 / \sigma_1)^2`, a ratio
+    of the two largest singular values.
+
+    Parameters
+    ----------
+    w : array_like of shape (fan_out, fan_in, ...)
+        A weight. Further axes, as those of a convolution, are flattened into the second, as PyTorch
+        does it: then σ is the norm of that matrix, not of the convolution.
+    n_iterations : int, default 1
+        At least 1.
+    u : array_like of shape (fan_out,), optional
+        Where to start, such as the `u` of the last time; if it is orthogonal to the vector sought,
+        it never finds it.
+    rng : numpy.random.Generator, optional
+        Draws the start in place of `u`.
+
+    Returns
+    -------
+    SpectralNorm
+        σ, u and v; σ = 0 and v = 0 for a matrix of zeros.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit, by its name, or not exactly one of `u` and `rng` is given.
+
+    Notes
+    -----
+    Source: Miyato et al. 2018, "Spectral normalization for generative adversarial networks",
+    algorithm 1.
+
+    Examples
+    --------
+    >>> sheared = [[0.0, 100.0], [0.0, 0.0]]  # both eigenvalues are 0
+    >>> spectral_norm(sheared, u=[1.0, 1.0]).sigma
+    100.0
+    """
+    matrix, largest = _matrix(w)
+    if _number("n_iterations", n_iterations, low=1) % 1:
+        raise ValueError(f"n_iterations must be a whole number, not {n_iterations!r}")
+    if (u is None) == (rng is None):
+        raise ValueError("u or rng must be given, and not both")
+    left = _real("u", u) if rng is None else rng.normal(size=len(matrix))
+    if left.shape != matrix.shape[:1] or not left.any():
+        raise ValueError(f"u must be {len(matrix)} numbers and not all of them 0, not {left!r}")
+    left = _unit(left)
+    for _ in range(int(n_iterations)):
+        right = _unit(matrix.T @ left)
+        left = _unit(matrix @ right) if right.any() else left
+    return SpectralNorm(largest * float(left @ matrix @ right), left, right)
+
+
+def spectral_normalize(
+    w: ArrayLike, n_iterations: int = 1, *, u: ArrayLike | None = None, rng: Rng | None = None
+) -> tuple[Array, SpectralNorm]:
+    r"""Divide a weight by its spectral norm: :math:`\bar W = W / \sigma(W)`.
+
+    Parameters
+    ----------
+    w, n_iterations, u, rng
+        As for `spectral_norm`.
+
+    Returns
+    -------
+    (ndarray of the shape of `w`, SpectralNorm)
+        The weight, its largest singular value 1 as far as the estimate is right; σ and its vectors.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `spectral_norm`, or if the estimate is 0.
+
+    Examples
+    --------
+    >>> normalized, norm = spectral_normalize([[3.0, 0.0], [0.0, 4.0]], 99, u=[1.0, 1.0])
+    >>> np.linalg.svd(normalized, compute_uv=False).round(12).tolist()
+    [1.0, 0.75]
+    """
+    norm = spectral_norm(w, n_iterations, u=u, rng=rng)
+    if norm.sigma == 0:
+        raise ValueError("w must not be 0 in the direction of the start, for it is divided by σ")
+    return _real("w", w) / norm.sigma, norm
+
+
+def _matrix(w: ArrayLike) -> tuple[Array, float]:
+    """Flatten a weight into a matrix and divide by its largest entry, so that squares are safe."""
+    w = _real("w", w)
+    if w.ndim < 2 or not w.size:
+        raise ValueError(f"w must have two axes or more, none of length 0, not shape {w.shape}")
+    largest = float(np.abs(w).max()) or 1.0
+    return w.reshape(len(w), -1) / largest, largest
+
+
+def _unit(vector: Array) -> Array:
+    """Scale to length 1; a vector of zeros stays."""
+    vector = vector / (np.abs(vector).max() or 1.0)
+    return vector / (np.linalg.norm(vector) or 1.0)
+
+
+def _real(name: str, given: Any) -> Array:
+    try:
+        x = np.asarray(given)
+    except ValueError:
+        raise TypeError(f"{name} must be an array, not a ragged list: {given!r}") from None
+    if x.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold real numbers, not {x.dtype}")
+    x = x.astype(np.float64)
+    if not np.isfinite(x).all():
+        raise ValueError(f"{name} must be finite, but holds NaN or infinity")
+    return x
+
+
+def _number(name: str, given: Any, low: float = 0.0, high: float = math.inf) -> float:
+    """Check a number that must lie in [low, high)."""
+    if isinstance(given, bool) or not isinstance(given, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, not {given!r}")
+    if not low <= given < high:
+        raise ValueError(f"{name} must be at least {low:g} and less than {high:g}, not {given!r}")
+    return float(given)
