@@ -172,15 +172,44 @@ def test_moved_decimal_and_moved_curve_are_caught(tmp_path):
     assert failed == planted, output[-3000:]
 
 
-def test_wrong_derivative_is_caught(tmp_path):
+@pytest.mark.parametrize(
+    ("module", "right", "wrong", "test", "only", "chapter"),
+    [
+        (
+            "activations.py",
+            "lambda z: _sigmoid(z) * _sigmoid(-z),",
+            "lambda z: z * (1 - z),",
+            "tests/test_activations.py",
+            "sigmoid",
+            CHAPTER,
+        ),
+        (
+            "batch_norm/norms.py",
+            "var = ((x - mean) ** 2).mean(",
+            "var = (x**2).mean(",
+            "tests/test_batch_norm.py",
+            "torch",
+            "book/batch_norm.ipynb",
+        ),
+        (
+            "initialization/scales.py",
+            "return whole[1] * field, whole[0] // groups * field",
+            "return whole[0] // groups * field, whole[1] * field",
+            "tests/test_initialization.py",
+            "fans",
+            "book/initialization.ipynb",
+        ),
+    ],
+    ids=["wrong derivative", "variance without the mean", "swapped fans"],
+)
+def test_wrong_formula_is_caught(module, right, wrong, test, only, chapter, tmp_path):
     copy = copy_of_the_book(tmp_path)
-    path = copy / "companion" / "activations.py"
-    right = "lambda z: _sigmoid(z) * _sigmoid(-z),"
+    path = copy / "companion" / module
     text = path.read_text()
     assert text.count(right) == 1
-    path.write_text(text.replace(right, "lambda z: z * (1 - z),"))
-    status, output = suite(copy, "tests/test_activations.py", "-x", "-k", "sigmoid")
+    path.write_text(text.replace(right, wrong))
+    status, output = suite(copy, test, "-x", "-k", only)
     assert status == 1, output[-3000:]
-    status, output = suite(copy, CHAPTER, "-x")
+    status, output = suite(copy, chapter, "-x")
     assert status == 1
     assert re.search(r"::Cell \d+", output), output[-3000:]
