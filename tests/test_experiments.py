@@ -180,6 +180,7 @@ def test_xor_is_exclusive_or():
         ({"dropout": float("nan")}, ValueError, "dropout must"),
         ({"l1": -1.0}, ValueError, "l1 must"),
         ({"l1": float("nan")}, ValueError, "l1 must"),
+        ({"penalized": "biases"}, ValueError, "penalized must be 'weights', 'all' or None"),
         ({"frozen": ["gain"]}, ValueError, "frozen must name parameters among .* not 'gain'"),
         ({"frozen": ["eight"]}, ValueError, "frozen must name"),
         ({"frozen": ["weight", "bias"]}, ValueError, "frozen must leave"),
@@ -560,6 +561,43 @@ def test_l1_pulls_every_weight_by_the_same_and_no_bias():
                 layer.bias -= 0.1 * layer.bias.grad
     for name, parameter in net.named_parameters():
         np.testing.assert_allclose(curves.end[name][0], parameter.detach(), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("penalized", ["weights", "all"])
+@pytest.mark.parametrize(
+    ("optimizer", "make"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_penalties_cover_what_they_are_told(optimizer, make, penalized):
+    data, options = digits(n_train=64), dict(PLAIN, optimizer=optimizer, penalized=penalized)
+    curves = train(data, l1=0.02, weight_decay=0.5, learning_rate=[0.02, 0.05], steps=5, **options)
+    net = mlp(64, 10, generator(3), widths=(8,), activation="tanh", init="xavier")
+    weights, biases = ([p for p in net.parameters() if p.ndim == n] for n in (2, 1))
+    priced = weights if penalized == "weights" else [*weights, *biases]
+    free = [] if penalized == "all" else [{"params": biases, "weight_decay": 0}]
+    descend = make([{"params": priced}, *free], lr=0.05, weight_decay=0.5)
+    for _ in range(5):
+        descend.zero_grad()
+        outputs = net(torch.tensor(data.x_train))
+        loss = nn.functional.cross_entropy(outputs, torch.tensor(data.y_train))
+        (loss + 0.02 * sum(p.abs().sum() for p in priced)).backward()
+        descend.step()
+    for name, parameter in net.named_parameters():
+        np.testing.assert_allclose(
+            curves.end[name][1, 0], parameter.detach(), rtol=1e-7, atol=1e-10
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "same"), [({"l1": 0.01}, "weights"), ({"weight_decay": 0.1}, "all")]
+)
+def test_by_default_l1_spares_biases_and_decay_does_not(options, same):
+    other = {"weights": "all", "all": "weights"}[same]
+    ends = [
+        train(digits(n_train=64), steps=5, **PLAIN, **options, penalized=penalized).end
+        for penalized in (None, same, other)
+    ]
+    assert all(np.array_equal(p, ends[1][name]) for name, p in ends[0].items())
+    assert not all(np.array_equal(p, ends[2][name]) for name, p in ends[0].items())
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

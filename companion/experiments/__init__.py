@@ -95,6 +95,7 @@ def train(
     learning_rate: Rate | Sequence[Rate] = 0.1,
     weight_decay: float = 0.0,
     l1: float = 0.0,
+    penalized: str | None = None,
     clip_norm: float | None = None,
     frozen: Sequence[str] = (),
     steps: int = 200,
@@ -118,11 +119,16 @@ def train(
         Of the optimizer; a callable gives it for each step, counted from 0. A sequence trains
         every seed under each of them, from the same weights and with the same batches.
     weight_decay : float, default 0
-        As the optimizer has it: on every trained parameter, weights and biases.
+        As the optimizer has it: on every trained parameter, weights and biases, unless `penalized`
+        says otherwise.
     l1 : float, default 0
         Strength of the penalty l1 · Σ|w| on each net, part of what is descended but not of `loss`.
         Its gradient is l1 · sign(w), with sign(0) = 0. w are the trained weights: parameters of two
-        or more axes, so that biases and the parameters of norms are left out.
+        or more axes, so that biases and the parameters of norms are left out, unless `penalized`
+        says otherwise.
+    penalized : {"weights", "all"}, optional
+        Trained parameters that `weight_decay` and `l1` both cover: the weights, or all. By default
+        each follows its own custom: decay covers all, the L1 penalty the weights.
     clip_norm : float, optional
         Largest norm of a replica's gradient, penalty and all; a longer one is cut to it.
     frozen : sequence of str, default ()
@@ -151,6 +157,8 @@ def train(
     """
     rates = list(learning_rate) if isinstance(learning_rate, Sequence) else [learning_rate]
     _check(data, optimizer, rates, batch_size, every, steps, weight_decay, l1, clip_norm)
+    if penalized not in (None, "weights", "all"):
+        raise ValueError(f"penalized must be 'weights', 'all' or None, not {penalized!r}")
     generators = [generator(seed) for seed in seeds]
     if not generators:
         raise ValueError("seeds must hold one seed at least")
@@ -160,7 +168,7 @@ def train(
         raise ValueError(f"model must have parameters to train, but {model!r} built {nets[0]}")
     ensemble = Ensemble(
         nets, data, OPTIMIZERS[optimizer], len(rates), weight_decay, clip_norm,
-        l1=l1, frozen=frozen, generators=generators,
+        l1=l1, penalized=penalized, frozen=frozen, generators=generators,
     )  # fmt: skip
     batches = batches_of(generators, len(data.x_train), min(batch_size, len(data.x_train)))
     with few_threads():

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class Ensemble:
         clip_norm: float | None,
         *,
         l1: float = 0.0,
+        penalized: str | None = None,
         frozen: Sequence[str] = (),
         generators: Sequence[np.random.Generator] = (),
     ) -> None:
@@ -54,7 +56,7 @@ class Ensemble:
         self.labels = not self.y_train.is_floating_point()
         self.net = copy.deepcopy(nets[0]).to(where, dtype)
         parameters, buffers = stack_module_state([net.to(where, dtype) for net in nets])
-        self.names, self.l1 = list(parameters), l1
+        self.names, self.l1, self.penalized = list(parameters), l1, penalized
         trained = self.trained(frozen)
         self.leaves = [
             [
@@ -69,7 +71,7 @@ class Ensemble:
         ]
         self.generators = [rng.spawn(1)[0] for rng in generators] if self.dropouts else []
         self.optimizers = [
-            make([leaf for leaf in leaves if leaf.requires_grad], lr=1.0, weight_decay=weight_decay)
+            make(self.groups(leaves, weight_decay), lr=1.0, weight_decay=weight_decay)
             for leaves in self.leaves
         ]
         self.largest = torch.full((n_rates, len(nets)), math.nan, device=where)
@@ -87,6 +89,19 @@ class Ensemble:
         if not any(trained):
             raise ValueError(f"frozen must leave a parameter to train, not be {frozen!r}")
         return trained
+
+    def groups(self, leaves: list[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+        """Split what is trained into the parameters that decay and those that do not."""
+        trained = [leaf for leaf in leaves if leaf.requires_grad]
+        if self.penalized != "weights":
+            return [{"params": trained}]
+        split = [leaf for leaf in trained if leaf.ndim > 2], [p for p in trained if p.ndim <= 2]
+        decays = weight_decay, 0.0
+        return [
+            {"params": group, "weight_decay": decay}
+            for group, decay in zip(split, decays, strict=True)
+            if group
+        ]
 
     def parameters(self) -> dict[str, Tensor]:
         """Each parameter of all replicas, of shape (n_rates * n_seeds, ...)."""
@@ -114,8 +129,9 @@ class Ensemble:
         loss = self.loss(outputs.flatten(0, 1), targets.flatten(0, 1), reduction="sum")
         loss = loss / batch.shape[1]
         if self.l1:
-            weights = [p for p in parameters.values() if p.ndim > 2 and p.requires_grad]
-            loss = loss + self.l1 * sum(weight.abs().sum() for weight in weights)
+            trained = [p for p in parameters.values() if p.requires_grad]
+            priced = [p for p in trained if p.ndim > 2 or self.penalized == "all"]
+            loss = loss + self.l1 * sum(p.abs().sum() for p in priced)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss.backward()
@@ -123,7 +139,8 @@ class Ensemble:
             zip(self.optimizers, self.leaves, strict=True)
         ):
             self.clip(number, [leaf.grad for leaf in leaves if leaf.grad is not None])
-            optimizer.param_groups[0]["lr"] = rates[number]
+            for group in optimizer.param_groups:
+                group["lr"] = rates[number]
             optimizer.step()
 
     def masks(self, n: int) -> dict[str, Tensor]:
