@@ -10,7 +10,6 @@ from torch import nn
 
 from companion.activations import ACTIVATIONS, relu, tanh
 from companion.initialization import (
-    RAI_SIGMA,
     fans,
     gain,
     he_normal,
@@ -29,6 +28,7 @@ from companion.initialization import (
     xavier_std,
     xavier_uniform,
 )
+from companion.initialization.matrices import RAI_SIGMA
 from companion.quadrature import Moments, gaussian_mean
 from companion.vanishing_gradients import gradient_factor, mean_field
 

@@ -24,7 +24,6 @@ from numpy.typing import DTypeLike, NDArray
 from companion.initialization.draws import normal, uniform
 from companion.initialization.matrices import (
     LSUV,
-    RAI_SIGMA,
     lsuv,
     orthogonal,
     randomized_asymmetric,
@@ -40,7 +39,7 @@ from companion.initialization.scales import (
 )
 
 __all__ = [
-    "LSUV", "RAI_SIGMA", "fans", "gain", "he_normal", "he_std", "he_uniform", "lecun_normal",
+    "LSUV", "fans", "gain", "he_normal", "he_std", "he_uniform", "lecun_normal",
     "lecun_std", "lecun_uniform", "lsuv", "orthogonal", "pytorch_default", "pytorch_std",
     "randomized_asymmetric", "variance_gain", "xavier_normal", "xavier_std", "xavier_uniform",
 ]  # fmt: skip

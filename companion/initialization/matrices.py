@@ -15,7 +15,7 @@ from companion.activations import activation as find_activation
 from companion.initialization.draws import check_generator, normal
 from companion.initialization.scales import fans, non_negative
 
-__all__ = ["LSUV", "RAI_SIGMA", "lsuv", "orthogonal", "randomized_asymmetric"]
+__all__ = ["LSUV", "lsuv", "orthogonal", "randomized_asymmetric"]
 
 Array = NDArray[np.floating[Any]]
 
@@ -198,7 +198,7 @@ def randomized_asymmetric(
 ) -> tuple[Array, Array]:
     r"""Draw weights and biases so that a unit is more often on than off, against dying ReLUs.
 
-    Weights and biases are :math:`N(0, \sigma^2 / n_\text{in})` with :math:`\sigma` of `RAI_SIGMA`;
+    Weights and biases are :math:`N(0, \sigma^2 / n_\text{in})` with :math:`\sigma = 0.600747`;
     then one of each unit's :math:`n_\text{in} + 1` numbers, chosen at random, is replaced by a
     positive one from Beta(2, 1).
 
