@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import urllib.error
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from torch import nn
 from companion.devices import generator
 from companion.experiments import (
     Data,
+    Elementwise,
+    PReLU,
+    cnn,
     digits,
     fashion_mnist,
     gaussian_noise,
@@ -24,6 +28,8 @@ from companion.experiments import (
 )
 from companion.experiments.ensemble import few_threads
 from companion.experiments.models import INITS
+
+DIGITS = digits()
 
 
 def test_digits_are_split_once_and_centred_with_one_scale():
@@ -615,3 +621,161 @@ def test_a_residual_net_takes_the_norms_too():
     for options in ({"spectral_norm": True}, {"layer_norm": True}):
         options |= {"width": 8, "blocks": 2, "steps": 5, "seeds": range(2)}
         assert train(digits(), residual_mlp, **options).loss[-1].max() < 3
+
+
+# ---- going on from an earlier run, and taking a net out ---------------------------------------
+
+
+def test_two_runs_in_a_row_are_one_run():
+    """With plain descent on the whole set, nothing but the parameters is carried over."""
+    whole = {"widths": (8,), "batch_size": 10_000, "every": 5, "seeds": range(3)}
+    once = train(DIGITS, steps=10, **whole)
+    first = train(DIGITS, steps=5, **whole)
+    for start in (first, first.end):
+        second = train(DIGITS, steps=5, start=start, **whole)
+        np.testing.assert_allclose(second.loss[-1], once.loss[-1], rtol=1e-10)
+        np.testing.assert_array_equal(second.start["0.weight"], first.end["0.weight"])
+    rates = train(DIGITS, steps=5, start=first, learning_rate=[0.1, 0.2], **whole)
+    np.testing.assert_allclose(rates.loss[-1, 0], once.loss[-1], rtol=1e-10)
+
+
+def test_start_that_does_not_fit_is_refused():
+    first = train(DIGITS, widths=(8,), steps=1, seeds=range(2))
+    for change in ({"widths": (9,)}, {"widths": (8,), "seeds": range(3)}):
+        with pytest.raises(ValueError, match="start must hold parameters of shapes"):
+            train(DIGITS, steps=1, start=first, **{"seeds": range(2)} | change)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_net_taken_out_is_the_one_that_was_looked_at(batch_norm):
+    curves = train(
+        DIGITS, widths=(8, 6), batch_norm=batch_norm, learning_rate=[0.1, 0.5], steps=20,
+        seeds=range(3), optimizer="adam",
+    )  # fmt: skip
+    x, y = torch.from_numpy(DIGITS.x_test), torch.from_numpy(DIGITS.y_test)
+    for place in np.ndindex(2, 3):
+        net = curves.net(*place)
+        assert not net.training
+        right = (net(x).argmax(1) == y).double().mean().item()
+        assert right == pytest.approx(curves.accuracy[(-1, *place)], abs=1e-12)
+    assert net is not curves.net(1, 2)
+    with pytest.raises(TypeError, match="net takes 2 places"):
+        curves.net(0)
+
+
+def test_living_units_are_listed_layer_by_layer():
+    data = DIGITS._replace(x_train=np.abs(DIGITS.x_train) + 1)
+    curves = train(data, widths=(8, 6), bias=-1.0, steps=3, every=1, seeds=range(4))
+    assert curves.layers == (8, 6)
+    assert curves.alive.shape == (4, 4, 14)
+    np.testing.assert_array_equal(curves.alive.mean(-1), curves.living)
+    W, b = curves.end["0.weight"][2], curves.end["0.bias"][2]
+    np.testing.assert_array_equal(
+        ((data.x_train @ W.T + b) > 0).any(axis=0), curves.alive[-1, 2, :8]
+    )
+
+
+def test_learned_slope_learns_and_given_slope_stays():
+    slope = partial(Elementwise, "leaky_relu", negative_slope=0.2)
+    curves = train(DIGITS, widths=(8,), activation=PReLU, steps=20, seeds=range(2))
+    assert (curves.start["1.slope"] == 0.25).all()
+    assert (curves.end["1.slope"] != 0.25).all()
+    leaky = train(DIGITS, widths=(8,), activation=slope, steps=0, seeds=[0]).net(0)
+    z = torch.tensor([[-1.0, 2.0]], dtype=torch.float64)
+    assert leaky[1](z).tolist() == [[-0.2, 2.0]]
+    assert leaky[1].derivative(z.numpy()).tolist() == [[0.2, 1.0]]
+    assert "negative_slope=0.2" in repr(leaky)
+    with pytest.raises(TypeError, match="leaky_relu has keywords"):
+        Elementwise("leaky_relu", slope=0.2)
+
+
+# ---- convolutional nets -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["max", "average", None])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_cnn_is_a_plain_module_s(batch_norm, pool):
+    """The same net, written with PyTorch's own layers, trains alike."""
+    data = digits(n_train=64)
+    options = dict(channels=(4, 6), batch_norm=batch_norm, pool=pool)
+    curves = train(data, cnn, batch_size=64, every=1, steps=4, seeds=[3, 4], **options)
+    assert curves.layers == (4, 6)
+    built = cnn(64, 10, generator(4), **options)
+    layers = [nn.ReLU() if isinstance(layer, Elementwise) else layer for layer in built]
+    net = nn.Sequential(*layers).train()
+    x, y = torch.tensor(data.x_train), torch.tensor(data.y_train)
+    descend = torch.optim.SGD(net.parameters(), lr=0.1)
+    for step in range(5):
+        loss = nn.functional.cross_entropy(net(x), y)
+        assert curves.loss[step, 1] == pytest.approx(loss.item(), rel=1e-9)
+        descend.zero_grad()
+        loss.backward()
+        descend.step()
+
+
+def test_cnn_has_weights_of_the_rule_and_keeps_the_image():
+    net = cnn(64, 10, generator(0), channels=(32, 64), bias=-0.5, kernel_size=5, pool=None)
+    first, second, output = (net[place] for place in (1, 3, 6))
+    assert net[:-2](torch.zeros(2, 64, dtype=torch.float64)).shape == (2, 64, 8, 8)
+    for layer, fan_in in ((first, 25), (second, 800), (output, 4096)):
+        values = layer.weight.detach().numpy()
+        assert values.std() == pytest.approx(
+            math.sqrt(2 / fan_in), rel=4 / math.sqrt(2 * values.size)
+        )
+    assert (first.bias == -0.5).all()
+    assert (output.bias == 0).all()
+    uniform = cnn(64, 10, generator(0), init="pytorch")[1]
+    assert 0.3 < uniform.weight.abs().max() <= 1 / 3
+    assert 0.2 < uniform.bias.abs().max() <= 1 / 3
+    given = cnn(16, 2, generator(0), init=lambda shape, rng: np.full(shape, 0.5))
+    assert all((p == 0.5).all() for name, p in given.named_parameters() if "weight" in name)
+    assert isinstance(cnn(64, 10, generator(0), activation=PReLU)[2], PReLU)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular", "reflect", "replicate"])
+def test_cnn_pads_as_it_is_told_under_many_seeds(padding_mode):
+    options = dict(channels=(2, 3), padding_mode=padding_mode, steps=3, learning_rate=[0.1, 0.2])
+    among = train(DIGITS, cnn, seeds=range(3), **options)
+    alone = train(DIGITS, cnn, seeds=[2], **options)
+    np.testing.assert_allclose(among.loss[:, :, 2], alone.loss[:, :, 0], rtol=1e-10)
+    assert among.net(0, 0)[1].padding_mode == padding_mode
+
+
+def test_a_channel_lives_where_one_position_does():
+    def corner(shape, rng):
+        kernel = np.full(shape, -1.0)  # the inputs are not negative: dead, but for one channel
+        kernel[0] = 0
+        kernel.reshape(len(kernel), -1)[0, 0] = 1
+        return kernel
+
+    data = digits("raw")
+    lit = np.zeros_like(data.x_train)
+    lit[5, 9] = 1.0  # one pixel of one image
+    options = dict(channels=(3,), init=corner, steps=0, seeds=[0])
+    assert train(data._replace(x_train=lit), cnn, **options).alive[0, 0].tolist() == [
+        True, False, False
+    ]  # fmt: skip
+    assert not train(data._replace(x_train=0 * lit), cnn, **options).alive.any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"n_in": 60}, "n_in must be the square"),
+        ({"n_in": -4}, "n_in must be the square"),
+        ({"channels": ()}, "channels must be one positive"),
+        ({"channels": (4, 0)}, "channels must be one positive"),
+        ({"channels": (4,) * 4}, "channels must be fewer where pool is 'max'"),
+        ({"kernel_size": 2}, "kernel_size must be odd"),
+        ({"kernel_size": -1}, "kernel_size must be odd"),
+        ({"pool": "min"}, "pool must be one of"),
+        ({"padding_mode": "ones"}, "padding_mode"),
+        ({"bias": math.inf}, "bias must be finite"),
+        ({"init": "zeros"}, "init must be a number or one of"),
+        ({"init": lambda shape, rng: np.ones(shape[:2])}, r"init must.*\(16, 1, 3, 3\)"),
+        ({"activation": "rleu"}, "relu"),
+    ],
+)
+def test_bad_convolutional_nets_are_refused(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        cnn(**{"n_in": 64, "n_out": 10, "rng": generator(0)} | arguments)

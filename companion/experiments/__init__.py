@@ -20,6 +20,7 @@ True
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -32,14 +33,15 @@ from torch import nn
 from tqdm import tqdm
 
 from companion.devices import generator
+from companion.experiments.convolutions import cnn
 from companion.experiments.datasets import Data, digits, fashion_mnist, gaussian_noise, xor
 from companion.experiments.ensemble import Ensemble, State, batches_of, few_threads
-from companion.experiments.layers import Dropout, Elementwise, Residual, SpectralLinear
+from companion.experiments.layers import Dropout, Elementwise, PReLU, Residual, SpectralLinear
 from companion.experiments.models import mlp, residual_mlp
 
 __all__ = [
-    "OPTIMIZERS", "Curves", "Data", "Dropout", "Elementwise", "Residual", "SpectralLinear",
-    "digits", "fashion_mnist", "gaussian_noise", "mlp", "residual_mlp", "train", "xor",
+    "OPTIMIZERS", "Curves", "Data", "Dropout", "Elementwise", "PReLU", "Residual", "SpectralLinear",
+    "cnn", "digits", "fashion_mnist", "gaussian_noise", "mlp", "residual_mlp", "train", "xor",
 ]  # fmt: skip
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -76,6 +78,10 @@ class Curves:
         step 0.
     start, end : dict of str to ndarray of shape (n_seeds, ...)
         The parameters before and after training, under PyTorch's names, such as ``0.weight``.
+    alive : ndarray of bool of shape (n_times, n_seeds, n_units)
+        What `living` averages: one layer's units, or channels, after the other's.
+    layers : tuple of int
+        Number of units of each layer in `alive`.
     """
 
     steps: np.ndarray
@@ -85,6 +91,19 @@ class Curves:
     gradient_norm: np.ndarray
     start: State = field(repr=False)
     end: State = field(repr=False)
+    alive: np.ndarray = field(repr=False)
+    layers: tuple[int, ...]
+    _nets: np.ndarray = field(repr=False)
+
+    def net(self, *place: int) -> nn.Module:
+        """Return a copy of one net as it is after training, in evaluation mode.
+
+        `place` is the place of its seed; where there are several rates, that of the rate, and then
+        of the seed. Its batch norms hold the training set's mean and variance.
+        """
+        if len(place) != self._nets.ndim:
+            raise TypeError(f"net takes {self._nets.ndim} places, but got {place!r}")
+        return copy.deepcopy(self._nets[place])
 
 
 def train(
@@ -98,6 +117,7 @@ def train(
     penalized: str | None = None,
     clip_norm: float | None = None,
     frozen: Sequence[str] = (),
+    start: Curves | State | None = None,
     steps: int = 200,
     batch_size: int = 64,
     every: int = 20,
@@ -134,6 +154,9 @@ def train(
     frozen : sequence of str, default ()
         Parameters that stay as they start, by the end of their names: "bias" is every bias,
         "2.weight" the weight of the module 2.
+    start : Curves or dict of str to ndarray of shape (n_seeds, ...), optional
+        Where to begin instead of a fresh draw: the end of an earlier run under one rate, or its
+        parameters as you changed them. The optimizer's memory begins anew.
     steps : int, default 200
         Steps to take.
     batch_size : int, default 64
@@ -170,9 +193,11 @@ def train(
         nets, data, OPTIMIZERS[optimizer], len(rates), weight_decay, clip_norm,
         l1=l1, penalized=penalized, frozen=frozen, generators=generators,
     )  # fmt: skip
+    if start is not None:
+        ensemble.load(start.end if isinstance(start, Curves) else start)
     batches = batches_of(generators, len(data.x_train), min(batch_size, len(data.x_train)))
     with few_threads():
-        start = ensemble.state()
+        before = ensemble.state()
         looks, times = [ensemble.look()], [0]
         for step in tqdm(range(1, steps + 1), desc="train", delay=2, leave=False):
             ensemble.step(
@@ -181,12 +206,25 @@ def train(
             if step % every == 0 or step == steps:
                 looks.append(ensemble.look())
                 times.append(step)
-    accuracy, loss, living, norm = (np.stack(column) for column in zip(*looks, strict=True))
-    end = ensemble.state()
+        nets = [ensemble.net_of(number) for number in range(len(rates) * len(generators))]
+    accuracy, loss, norm, alive = (np.stack(column) for column in zip(*looks, strict=True))
+    found, after = _array(nets, len(rates)), ensemble.state()
     if not isinstance(learning_rate, Sequence):
-        accuracy, loss, living, norm = (x[:, 0] for x in (accuracy, loss, living, norm))
-        start, end = ({name: p[0] for name, p in state.items()} for state in (start, end))
-    return Curves(np.array(times), accuracy, loss, living, norm, start, end)
+        accuracy, loss, norm, alive = (x[:, 0] for x in (accuracy, loss, norm, alive))
+        before, after = ({name: p[0] for name, p in state.items()} for state in (before, after))
+        found = found[0]
+    living = alive.mean(-1) if alive.shape[-1] else np.full(alive.shape[:-1], np.nan)
+    return Curves(
+        np.array(times), accuracy, loss, living, norm, before, after, alive, ensemble.layers, found
+    )
+
+
+def _array(nets: list[nn.Module], n_rates: int) -> np.ndarray:
+    """Arrange the nets by rate and seed; NumPy itself would look into an `nn.Sequential`."""
+    found = np.empty(len(nets), dtype=object)
+    for number, net in enumerate(nets):
+        found[number] = net
+    return found.reshape(n_rates, -1)
 
 
 def _check(

@@ -120,6 +120,19 @@ class Ensemble:
             for name, p in parameters
         }
 
+    def load(self, state: State) -> None:
+        """Set the parameters of every rate to those of a state, of shape (n_seeds, ...)."""
+        shapes = {
+            name: tuple(leaf.shape) for name, leaf in zip(self.names, self.leaves[0], strict=True)
+        }
+        given = {name: np.shape(p) for name, p in state.items()}
+        if given != shapes:
+            raise ValueError(f"start must hold parameters of shapes {shapes}, not {given}")
+        with torch.no_grad():
+            for leaves in self.leaves:
+                for name, leaf in zip(self.names, leaves, strict=True):
+                    leaf.copy_(torch.from_numpy(state[name]))
+
     def step(self, batch: np.ndarray, rates: list[float]) -> None:
         """One step of every replica; `batch` holds the examples of each seed."""
         indices = torch.from_numpy(np.tile(batch, (self.n_rates, 1))).to(self.x_train.device)
@@ -171,50 +184,74 @@ class Ensemble:
 
     @torch.no_grad()
     def look(self) -> tuple[np.ndarray, ...]:
-        """Test accuracy, training loss, living units, largest gradient; one by one fits a cache."""
-        net = copy.deepcopy(self.net)
-        alive: list[np.ndarray] = []
+        """Test accuracy, training loss, largest gradient, living units; one by one fits a cache."""
+        net = self.copy_of_net()
+        noted: list[np.ndarray] = []
         for module in net.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                module.momentum = 1.0  # what it keeps is then the whole training set's
             if isinstance(module, Elementwise):
-                module.register_forward_pre_hook(partial(_note_living, alive))
+                module.register_forward_pre_hook(partial(_note_living, noted))
         parameters = self.parameters()
-        seen = []
+        seen, alive = [], []
         for replica in range(self.n_rates * self.n_seeds):
-            alive.clear()
-            state = {name: p[replica] for name, p in parameters.items()}
-            state |= {name: b[replica].clone() for name, b in self.buffers.items()}
-            seen.append(self.look_at(partial(functional_call, net, state), net, alive))
+            noted.clear()
+            state = self.replica(parameters, replica)
+            seen.append(self.look_at(partial(functional_call, net, state), net))
+            alive.append(np.concatenate(noted) if noted else np.zeros(0, dtype=bool))
+        self.layers = tuple(map(len, noted))
         shape = self.n_rates, self.n_seeds
         largest = self.largest.cpu().numpy().copy()
         self.largest.fill_(math.nan)
-        return *(column.reshape(shape) for column in np.array(seen).T), largest
+        columns = (column.reshape(shape) for column in np.array(seen).T)
+        return *columns, largest, np.array(alive).reshape(*shape, -1)
 
-    def look_at(
-        self, call: Callable[[Tensor], Tensor], net: nn.Module, alive: list[np.ndarray]
-    ) -> tuple[float, float, float]:
-        """Test accuracy, training loss and share of living units of one replica."""
+    def copy_of_net(self) -> nn.Module:
+        """Copy the model; what its batch norms keep of the next batch is that batch's alone."""
+        net = copy.deepcopy(self.net)
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.momentum = 1.0  # what it keeps is then the whole training set's
+        return net
+
+    def replica(self, parameters: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+        """Parameters and buffers of one replica; the buffers are copies."""
+        state = {name: p[number] for name, p in parameters.items()}
+        return state | {name: b[number].clone() for name, b in self.buffers.items()}
+
+    @torch.no_grad()
+    def net_of(self, number: int) -> nn.Module:
+        """Copy one replica, in evaluation mode, with the training set's mean and variance."""
+        net = self.copy_of_net()
+        net.load_state_dict(self.replica(self.parameters(), number))
+        pairs = zip(net.modules(), self.net.modules(), strict=True)
+        norms = [pair for pair in pairs if isinstance(pair[0], nn.BatchNorm1d | nn.BatchNorm2d)]
+        if norms:
+            net.train()
+            net(self.x_train)
+        for norm, kept in norms:
+            norm.momentum = kept.momentum
+        return net.eval()
+
+    def look_at(self, call: Callable[[Tensor], Tensor], net: nn.Module) -> tuple[float, float]:
+        """Test accuracy and training loss of one replica."""
         net.train()
         loss = self.loss(call(self.x_train), self.y_train, reduction="mean").item()
-        living = float(np.concatenate(alive).mean()) if alive else math.nan
         if not self.labels:
-            return math.nan, loss, living
+            return math.nan, loss
         net.eval()
         tested = call(self.x_test)
         correct = tested.argmax(-1) == self.y_test
         correct &= tested.isfinite().all(-1)  # the largest of NaNs is no answer
-        return correct.double().mean().item(), loss, living
+        return correct.double().mean().item(), loss
 
 
 def _note_living(alive: list[np.ndarray], module: Elementwise, inputs: tuple[Tensor]) -> None:
-    """Note which units of a layer have a slope on some training example."""
+    """Note which units of a layer have a slope on some training example; channels, anywhere."""
     if not module.training:
         return
-    z = inputs[0].flatten(1).cpu().numpy()
+    z = inputs[0].movedim(1, -1).flatten(0, -2).cpu().numpy()
     living = np.zeros(z.shape[1], dtype=bool)
     for rows in (z[:64], z[64:]):  # most show it on the first few
-        slope = module.activation.derivative(rows[:, ~living])
+        slope = module.derivative(rows[:, ~living])
         living[~living] = ((slope != 0) & np.isfinite(slope)).any(axis=0)
     alive.append(living)
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
+from torch.nn.functional import linear, normalize, prelu
 
 from companion.activations import activation as find_activation
 
-__all__ = ["Dropout", "Elementwise", "Residual", "SpectralLinear"]
+__all__ = ["Dropout", "Elementwise", "PReLU", "Residual", "SpectralLinear"]
 
 
 class Elementwise(nn.Module):
@@ -25,26 +25,56 @@ class Elementwise(nn.Module):
     Parameters
     ----------
     activation : str
-        Name in `companion.activations.ACTIVATIONS`; its parameters keep their defaults.
+        Name in `companion.activations.ACTIVATIONS`.
+    **options : float
+        Its parameters, such as ``negative_slope=0.2``; those not named keep their defaults.
 
     Raises
     ------
-    ValueError
-        If the name is unknown or the activation has no twin in PyTorch.
+    TypeError, ValueError
+        If the name is unknown, the activation has no twin in PyTorch, or no such parameter.
     """
 
-    def __init__(self, activation: str) -> None:
+    def __init__(self, activation: str, **options: float) -> None:
         super().__init__()
-        self.activation = find_activation(activation)
+        self.activation, self.options = find_activation(activation), options
         self.function = self.activation.twin()
+        self.activation(np.zeros(1), **options)  # which refuses what it does not know
 
     def forward(self, z: Tensor) -> Tensor:
         """Apply the activation to a pre-activation of any shape."""
-        return self.function(z)
+        return self.function(z, **self.options)
+
+    def derivative(self, z: np.ndarray) -> np.ndarray:
+        """Return the activation's derivative at each pre-activation."""
+        return self.activation.derivative(z, **self.options)
 
     def extra_repr(self) -> str:
         """Name the activation where the model is printed."""
-        return self.activation.name
+        return ", ".join([self.activation.name, *(f"{k}={v}" for k, v in self.options.items())])
+
+
+class PReLU(Elementwise):
+    """ReLU with one learned slope below zero, which starts at 1/4.
+
+    `Elementwise("prelu")` has the same shape, but keeps the slope as it is.
+
+    Notes
+    -----
+    Source: He et al. 2015, eq. 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("prelu")
+        self.slope = nn.Parameter(torch.full((1,), 0.25, dtype=torch.float64))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Apply the activation, with the slope as it is now."""
+        return prelu(z, self.slope)
+
+    def derivative(self, z: np.ndarray) -> np.ndarray:
+        """Return the derivative at each pre-activation, with the slope as it is now."""
+        return self.activation.derivative(z, slope=self.slope.item())
 
 
 class Residual(nn.Module):

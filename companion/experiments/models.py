@@ -18,12 +18,15 @@ import torch
 from torch import nn
 
 from companion.experiments.layers import Dropout, Elementwise, Residual, SpectralLinear
-from companion.initialization import he_std, lecun_std, pytorch_std, xavier_std
+from companion.initialization import fans, he_std, lecun_std, pytorch_std, xavier_std
 
 __all__ = ["INITS", "Init", "mlp", "residual_mlp"]
 
-Init = str | float | Callable[[tuple[int, int], np.random.Generator], np.ndarray]
-"""How weights are drawn: a rule's name, σ_w, or a function of the shape (fan_out, fan_in)."""
+Init = str | float | Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
+"""How weights are drawn: a rule's name, σ_w, or a function of the weights' shape."""
+
+Activation = str | Callable[[], nn.Module]
+"""An activation's name, or what makes a layer of it."""
 
 INITS: dict[str, Callable[[int, int], float]] = {
     "he": lambda fan_in, fan_out: he_std(fan_in),
@@ -44,7 +47,7 @@ def mlp(
     rng: np.random.Generator,
     *,
     widths: Sequence[int] = (64, 64),
-    activation: str = "relu",
+    activation: Activation = "relu",
     init: Init = "he",
     bias: float = 0.0,
     bias_std: float = 0.0,
@@ -63,8 +66,9 @@ def mlp(
         Draws the weights, layer by layer.
     widths : sequence of int, default (64, 64)
         Units of each hidden layer.
-    activation : str, default "relu"
-        Name in `companion.activations.ACTIVATIONS`, with its default parameters.
+    activation : str or callable, default "relu"
+        Name in `companion.activations.ACTIVATIONS`, with its default parameters; or what makes a
+        layer of it, such as `PReLU` or ``partial(Elementwise, "leaky_relu", negative_slope=0.2)``.
     init : str, float or callable, default "he"
         Rule for the weights: "he", "xavier" or "lecun", normal, with biases of zero; "pytorch",
         weights and biases uniform on ±1/√fan_in; σ_w: normal weights of variance σ_w²/fan_in; or
@@ -98,18 +102,18 @@ def mlp(
     _check(bias, bias_std, batch_norm, layer_norm)
     widths = (n_in, *widths, n_out)
     layers: list[nn.Module] = []
-    for depth, fans in enumerate(pairwise(widths), 1):
+    for depth, ends in enumerate(pairwise(widths), 1):
         hidden = depth < len(widths) - 1
         layers.append(
             _linear(
-                *fans, rng, init=init, bias=bias if hidden else 0.0, bias_std=bias_std,
+                *ends, rng, init=init, bias=bias if hidden else 0.0, bias_std=bias_std,
                 biased=not (batch_norm and hidden), spectral_norm=spectral_norm,
             )
         )  # fmt: skip
         if hidden:
-            layers += [*_norm(fans[1], batch_norm, layer_norm), Elementwise(activation)]
+            layers += [*_norm(ends[1], batch_norm, layer_norm), _activation(activation)]
         if hidden and dropout:
-            layers.append(Dropout(dropout, fans[1]))
+            layers.append(Dropout(dropout, ends[1]))
     return nn.Sequential(*layers)
 
 
@@ -120,7 +124,7 @@ def residual_mlp(
     *,
     width: int = 64,
     blocks: int = 10,
-    activation: str = "relu",
+    activation: Activation = "relu",
     init: Init = "he",
     bias: float = 0.0,
     scale: float = 1.0,
@@ -160,7 +164,7 @@ def residual_mlp(
     layers: list[nn.Module] = [linear(n_in, width, bias=bias)]
     for _ in range(blocks):
         norm = _norm(width, batch_norm, layer_norm)
-        branch = *norm, Elementwise(activation), linear(width, width, bias=bias)
+        branch = *norm, _activation(activation), linear(width, width, bias=bias)
         layers.append(Residual(nn.Sequential(*branch), scale))
     return nn.Sequential(*layers, linear(width, n_out))
 
@@ -172,6 +176,11 @@ def _check(bias: float, bias_std: float, batch_norm: bool, layer_norm: bool) -> 
         raise ValueError(f"bias_std must be finite and not negative, not {bias_std!r}")
     if batch_norm and layer_norm:
         raise ValueError("layer_norm must be False where batch_norm is True")
+
+
+def _activation(activation: Activation) -> nn.Module:
+    """Make the layer that was asked for."""
+    return activation() if callable(activation) else Elementwise(activation)
 
 
 def _norm(width: int, batch_norm: bool, layer_norm: bool) -> list[nn.Module]:
@@ -195,7 +204,7 @@ def _linear(
     """Make a linear layer with weights, and biases if they are not zero, from the generator."""
     if not (fan_in > 0 and fan_out > 0):
         raise ValueError(f"widths must be positive, not {fan_in} to {fan_out}")
-    weight, end = _weight(fan_in, fan_out, rng, init)
+    weight, end = draw_weight((fan_out, fan_in), rng, init)
     offset = np.full(fan_out, float(bias))
     if biased and bias_std:
         offset = rng.normal(bias, bias_std, fan_out)
@@ -212,15 +221,15 @@ def _linear(
     return layer
 
 
-def _weight(
-    fan_in: int, fan_out: int, rng: np.random.Generator, init: Init
+def draw_weight(
+    shape: tuple[int, ...], rng: np.random.Generator, init: Init
 ) -> tuple[np.ndarray, float]:
-    """Draw weights of shape (fan_out, fan_in); also return the end of PyTorch's interval."""
+    """Draw the weights of a layer or a convolution; also return the end of PyTorch's interval."""
     if callable(init):
-        drawn = np.asarray(init((fan_out, fan_in), rng), dtype=float)
-        if drawn.shape != (fan_out, fan_in) or not np.isfinite(drawn).all():
+        drawn = np.asarray(init(shape, rng), dtype=float)
+        if drawn.shape != shape or not np.isfinite(drawn).all():
             raise ValueError(
-                f"init must return finite weights of shape {(fan_out, fan_in)}, not "
+                f"init must return finite weights of shape {shape}, not "
                 f"{'numbers' if np.isfinite(drawn).all() else 'NaN or infinity'} of shape "
                 f"{drawn.shape}"
             )
@@ -231,8 +240,9 @@ def _weight(
         )
     if not isinstance(init, str) and not 0 < init < math.inf:
         raise ValueError(f"init must be a positive number or a rule's name, not {init!r}")
+    fan_in, fan_out = fans(shape)
     std = INITS[init](fan_in, fan_out) if isinstance(init, str) else init / math.sqrt(fan_in)
     end = math.sqrt(3) * std  # a uniform number on ±end has that standard deviation
-    shape = fan_in, fan_out
-    drawn = rng.uniform(-end, end, shape) if init == "pytorch" else rng.normal(0, std, shape)
-    return drawn.T, end
+    rows = fan_in, shape[0]
+    drawn = rng.uniform(-end, end, rows) if init == "pytorch" else rng.normal(0, std, rows)
+    return drawn.T.reshape(shape), end

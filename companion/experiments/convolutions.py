@@ -1,0 +1,152 @@
+"""Plain convolutional nets, drawn with NumPy from a generator.
+
+`cnn` is called as `companion.experiments.mlp` is, with images that come flat, and goes with
+`companion.experiments.train`. Used in the chapter `dead_channels`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from companion.experiments.layers import Elementwise
+from companion.experiments.models import Activation, Init, draw_weight, mlp
+
+__all__ = ["POOLS", "cnn"]
+
+POOLS: dict[str | None, type[nn.Module] | None] = {
+    "max": nn.MaxPool2d,
+    "average": nn.AvgPool2d,
+    None: None,
+}
+"""What may halve the image after each activation, by name."""
+
+
+def cnn(
+    n_in: int,
+    n_out: int,
+    rng: np.random.Generator,
+    *,
+    channels: Sequence[int] = (16, 32),
+    activation: Activation = "relu",
+    init: Init = "he",
+    bias: float = 0.0,
+    batch_norm: bool = False,
+    kernel_size: int = 3,
+    padding_mode: str = "zeros",
+    pool: str | None = "max",
+) -> nn.Sequential:
+    """Build a convolutional net: blocks of convolution, activation and pool, then a linear layer.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Number of pixels of a square image of one channel, which comes flat; number of outputs.
+    rng : numpy.random.Generator
+        Draws the weights, layer by layer.
+    channels : sequence of int, default (16, 32)
+        Channels of each convolution.
+    activation : str or callable, default "relu"
+        As for `companion.experiments.mlp`.
+    init : str, float or callable, default "he"
+        Rule for the weights, as for `companion.experiments.mlp`; the fan-in of a convolution is its
+        channels in times the pixels of the kernel, and a callable takes the shape (channels out,
+        channels in, `kernel_size`, `kernel_size`).
+    bias : float, default 0
+        Where the biases of the convolutions start; 0 leaves them as the rule has them.
+    batch_norm : bool, default False
+        Put `nn.BatchNorm2d` between each convolution, which has no bias then, and its activation.
+    kernel_size : int, default 3
+        Side of the kernels; odd, so that a convolution keeps the size of the image.
+    padding_mode : str, default "zeros"
+        What stands beyond the border, as in `nn.Conv2d`: "zeros", "circular", "reflect" or
+        "replicate".
+    pool : {"max", "average", None}, default "max"
+        What halves the image after each activation.
+
+    Returns
+    -------
+    nn.Sequential
+        In float64. Its modules are, in order, a view of the input as images, the blocks, a view of
+        the last block as a vector (channel by channel), and the linear layer.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, a number out of its range, `n_in` is no square, the image cannot be
+        halved once for each block, or a callable returns weights that do not fit.
+
+    Examples
+    --------
+    >>> net = cnn(64, 10, np.random.default_rng(0), channels=(8,))
+    >>> [type(module).__name__ for module in net]
+    ['Unflatten', 'Conv2d', 'Elementwise', 'MaxPool2d', 'Flatten', 'Linear']
+    >>> net(torch.zeros(5, 64, dtype=torch.float64)).shape
+    torch.Size([5, 10])
+    """
+    side = _check(n_in, channels, kernel_size, pool, bias)
+    layers: list[nn.Module] = [nn.Unflatten(1, (1, side, side))]
+    channels_in, halve = 1, POOLS[pool]
+    for width in channels:
+        shape = width, channels_in, kernel_size, kernel_size
+        layers.append(_convolution(shape, rng, init, bias, not batch_norm, padding_mode))
+        layers += [nn.BatchNorm2d(width, dtype=torch.float64)] if batch_norm else []
+        layers.append(activation() if callable(activation) else Elementwise(activation))
+        if halve is not None:
+            layers.append(halve(2))
+            side //= 2
+        channels_in = width
+    output = mlp(channels_in * side**2, n_out, rng, widths=(), init=init)
+    return nn.Sequential(*layers, nn.Flatten(1), *output)
+
+
+def _check(
+    n_in: int, channels: Sequence[int], kernel_size: int, pool: str | None, bias: float
+) -> int:
+    """Return the side of the image."""
+    side = math.isqrt(max(n_in, 0))
+    if n_in < 1 or side**2 != n_in:
+        raise ValueError(f"n_in must be the square of a whole number, not {n_in!r}")
+    if pool not in POOLS:
+        raise ValueError(f"pool must be one of {list(POOLS)}, not {pool!r}")
+    if not channels or min(channels) < 1:
+        raise ValueError(f"channels must be one positive number at least, not {channels!r}")
+    if pool is not None and side % 2 ** len(channels):
+        raise ValueError(
+            f"channels must be fewer where pool is {pool!r}: an image of {side} by {side} pixels "
+            f"cannot be halved {len(channels)} times"
+        )
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd and positive, not {kernel_size!r}")
+    if not math.isfinite(bias):
+        raise ValueError(f"bias must be finite, not {bias!r}")
+    return side
+
+
+def _convolution(
+    shape: tuple[int, int, int, int],
+    rng: np.random.Generator,
+    init: Init,
+    bias: float,
+    biased: bool,
+    padding_mode: str,
+) -> nn.Conv2d:
+    """Make a convolution that keeps the image's size, with weights from the generator."""
+    width, channels_in, kernel_size, _ = shape
+    weight, end = draw_weight(shape, rng, init)
+    offset = np.full(width, float(bias))
+    if biased and init == "pytorch" and not bias:
+        offset = rng.uniform(-end, end, width)
+    layer = nn.utils.skip_init(
+        nn.Conv2d, channels_in, width, kernel_size, padding=kernel_size // 2,
+        padding_mode=padding_mode, bias=biased, dtype=torch.float64,
+    )  # fmt: skip
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        if biased:
+            layer.bias.copy_(torch.from_numpy(offset))
+    return layer
