@@ -14,6 +14,10 @@ chapter                module
 `initialization`       `companion.initialization`: every rule for starting weights; gains; in NumPy
 `batch_norm`           `companion.batch_norm`: batch and layer norm in NumPy; how gradients grow
 `regularization`       `companion.regularization`: penalties, dropout, the spectral norm, in NumPy
+`dead_relu`            `companion.dead_relu`: nets that are born dead; dormancy scores; in NumPy
+`detection`            `companion.detection`: which units of a model are dead, and why; hooks
+`revival`              `companion.revival`: resets of dead units, pruning, other remedies
+`dead_channels`        `companion.dead_channels`: what positions and borders do, in NumPy
 `claims`               `companion.claims`, `companion.notebooks`: claims, and reading them back
 chapters on depth      `companion.quadrature`: averages over a normal distribution
 every chapter          `companion.figures`, `companion.devices`: one style; seeds

@@ -680,6 +680,8 @@ def test_learned_slope_learns_and_given_slope_stays():
     curves = train(DIGITS, widths=(8,), activation=PReLU, steps=20, seeds=range(2))
     assert (curves.start["1.slope"] == 0.25).all()
     assert (curves.end["1.slope"] != 0.25).all()
+    burst = train(DIGITS, widths=(8,), activation=PReLU, learning_rate=1e9, steps=9, seeds=[0])
+    assert burst.living[-1, 0] == 0
     leaky = train(DIGITS, widths=(8,), activation=slope, steps=0, seeds=[0]).net(0)
     z = torch.tensor([[-1.0, 2.0]], dtype=torch.float64)
     assert leaky[1](z).tolist() == [[-0.2, 2.0]]

@@ -199,8 +199,39 @@ def test_moved_decimal_and_moved_curve_are_caught(tmp_path):
             "fans",
             "book/initialization.ipynb",
         ),
+        (
+            "dead_relu/formulas.py",
+            "return math.prod(1 - 2.0**-n for n in widths)",
+            "return math.prod(1 - 2.0 ** -(n + 1) for n in widths)",
+            "tests/test_dead_relu.py",
+            "",
+            "book/dead_relu.ipynb",
+        ),
+        (
+            "detection/report.py",
+            "return (self.active == 0) & ~self.nan",
+            "return (self.active < 0.02 * self.n_values) & ~self.nan",
+            "tests/test_detection.py",
+            "one_sample_of_many",
+            "book/detection.ipynb",
+        ),
+        (
+            "revival/structure.py",
+            "return units * k + np.arange(k) if self.channels_first else units + n_units",
+            "return units + n_units * np.arange(k) if self.channels_first else units + n_units",
+            "tests/test_revival.py",
+            "",
+            "book/dead_channels.ipynb",
+        ),
     ],
-    ids=["wrong derivative", "variance without the mean", "swapped fans"],
+    ids=[
+        "wrong derivative",
+        "variance without the mean",
+        "swapped fans",
+        "half the chance of silence",
+        "rarely on is dead",
+        "columns in the other order",
+    ],
 )
 def test_wrong_formula_is_caught(module, right, wrong, test, only, chapter, tmp_path):
     copy = copy_of_the_book(tmp_path)

@@ -136,6 +136,8 @@ def test_no_module_of_the_companion_is_long():
         ("batch_norm", "m.batch_norm_backward([[1], [2]], m.batch_norm([[1], [3]])[1])"),
         ("gradient_descent", "m.adam(lambda x: x, 1.0, 0.1, 3); m.clip_by_norm([1.0], 1.0)"),
         ("initialization", "m.he_normal((2, 2), m.np.random.default_rng(0)); m.gain('tanh')"),
+        ("dead_relu", "m.born_dead_probability([2, 2]); m.dormancy_score([1.0, 2.0])"),
+        ("dead_channels", "m.padding_factor(8); m.convolution_norm(m.np.ones((1, 1, 3, 3)), 8)"),
         ("regularization", "m.l2_penalty([1.0], 0.1); m.spectral_norm([[1.0]], u=[1.0])"),
         ("quadrature", "m.Moments('tanh').product(1.0, 0.5)"),
         ("vanishing_gradients", "m.mean_field('tanh', 2.0, 0.1); m.critical_sigma_w('tanh', 0.1)"),

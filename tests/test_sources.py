@@ -20,6 +20,8 @@ TOPICS_TOLD = {
     "activations",
     "batch-norm",
     "xavier-init",
+    "dead-relu-problem",
+    "dead-relu-fixes",
 }
 """Topics whose chapter is written: each of their statements must be at home."""
 REGULARIZERS = {

@@ -420,7 +420,7 @@ class Net(nn.Module):
         self.again = nn.Linear(8, 8)
         self.last = nn.Linear(8, 3)
 
-    def forward(self, x):  # noqa: D102
+    def forward(self, x):
         x = torch.relu(self.first(x))
         for _ in range(3):
             x = x + torch.tanh(self.again(x))
@@ -580,7 +580,7 @@ class Cut(nn.Module):
         self.head = nn.Linear(3, 3)
         self.unused = nn.Linear(3, 3)
 
-    def forward(self, x):  # noqa: D102
+    def forward(self, x):
         with torch.no_grad():
             x = self.body(x)
         self.unused(x)
@@ -803,7 +803,7 @@ class Restless(nn.Module):
         for p in self.parameters():
             p.grad = torch.randn_like(p)
 
-    def forward(self, x):  # noqa: D102
+    def forward(self, x):
         torch.relu_(x)  # the caller's data?
         self.seen += 1
         self.replaced = torch.randn(3)

@@ -20,7 +20,6 @@ True
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -79,7 +78,8 @@ class Curves:
     start, end : dict of str to ndarray of shape (n_seeds, ...)
         The parameters before and after training, under PyTorch's names, such as ``0.weight``.
     alive : ndarray of bool of shape (n_times, n_seeds, n_units)
-        What `living` averages: one layer's units, or channels, after the other's.
+        What `living` averages: one layer's units, or channels, after the other's; the features
+        of a sequence are on its last axis.
     layers : tuple of int
         Number of units of each layer in `alive`.
     """
@@ -93,7 +93,8 @@ class Curves:
     end: State = field(repr=False)
     alive: np.ndarray = field(repr=False)
     layers: tuple[int, ...]
-    _nets: np.ndarray = field(repr=False)
+    _places: np.ndarray = field(repr=False)
+    _net_of: Callable[[int], nn.Module] = field(repr=False)
 
     def net(self, *place: int) -> nn.Module:
         """Return a copy of one net as it is after training, in evaluation mode.
@@ -101,9 +102,9 @@ class Curves:
         `place` is the place of its seed; where there are several rates, that of the rate, and then
         of the seed. Its batch norms hold the training set's mean and variance.
         """
-        if len(place) != self._nets.ndim:
-            raise TypeError(f"net takes {self._nets.ndim} places, but got {place!r}")
-        return copy.deepcopy(self._nets[place])
+        if len(place) != self._places.ndim:
+            raise TypeError(f"net takes {self._places.ndim} places, but got {place!r}")
+        return self._net_of(int(self._places[place]))
 
 
 def train(
@@ -206,25 +207,18 @@ def train(
             if step % every == 0 or step == steps:
                 looks.append(ensemble.look())
                 times.append(step)
-        nets = [ensemble.net_of(number) for number in range(len(rates) * len(generators))]
     accuracy, loss, norm, alive = (np.stack(column) for column in zip(*looks, strict=True))
-    found, after = _array(nets, len(rates)), ensemble.state()
+    after = ensemble.state()
+    places = np.arange(len(rates) * len(generators)).reshape(len(rates), -1)
     if not isinstance(learning_rate, Sequence):
         accuracy, loss, norm, alive = (x[:, 0] for x in (accuracy, loss, norm, alive))
         before, after = ({name: p[0] for name, p in state.items()} for state in (before, after))
-        found = found[0]
+        places = places[0]
     living = alive.mean(-1) if alive.shape[-1] else np.full(alive.shape[:-1], np.nan)
     return Curves(
-        np.array(times), accuracy, loss, living, norm, before, after, alive, ensemble.layers, found
-    )
-
-
-def _array(nets: list[nn.Module], n_rates: int) -> np.ndarray:
-    """Arrange the nets by rate and seed; NumPy itself would look into an `nn.Sequential`."""
-    found = np.empty(len(nets), dtype=object)
-    for number, net in enumerate(nets):
-        found[number] = net
-    return found.reshape(n_rates, -1)
+        np.array(times), accuracy, loss, living, norm, before, after, alive, ensemble.layers,
+        places, ensemble.net_of,
+    )  # fmt: skip
 
 
 def _check(

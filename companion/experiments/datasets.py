@@ -8,7 +8,6 @@ Used in the chapters that train networks, by way of `companion.experiments`.
 from __future__ import annotations
 
 import warnings
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -94,12 +93,11 @@ def fashion_mnist(form: str = "centred", *, data_home: str | None = None) -> Dat
     from sklearn.datasets import fetch_openml
 
     _check(form)
-    parser = "pandas" if find_spec("pandas") else "liac-arff"  # the first is faster
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of every try that failed
             pixels, labels = fetch_openml(
-                data_id=40996, return_X_y=True, as_frame=False, parser=parser,
+                data_id=40996, return_X_y=True, as_frame=False, parser="liac-arff",
                 data_home=data_home, n_retries=1, delay=0.01,
             )  # fmt: skip
     except OSError as error:  # what urllib raises without a network

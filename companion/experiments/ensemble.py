@@ -248,7 +248,8 @@ def _note_living(alive: list[np.ndarray], module: Elementwise, inputs: tuple[Ten
     """Note which units of a layer have a slope on some training example; channels, anywhere."""
     if not module.training:
         return
-    z = inputs[0].movedim(1, -1).flatten(0, -2).cpu().numpy()
+    units = 1 if inputs[0].ndim > 3 else -1  # images have channels, sequences have features
+    z = inputs[0].movedim(units, -1).flatten(0, -2).cpu().numpy()
     living = np.zeros(z.shape[1], dtype=bool)
     for rows in (z[:64], z[64:]):  # most show it on the first few
         slope = module.derivative(rows[:, ~living])

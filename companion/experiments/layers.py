@@ -9,6 +9,8 @@ Used in the chapters that train networks, by way of `companion.experiments`.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -74,7 +76,10 @@ class PReLU(Elementwise):
 
     def derivative(self, z: np.ndarray) -> np.ndarray:
         """Return the derivative at each pre-activation, with the slope as it is now."""
-        return self.activation.derivative(z, slope=self.slope.item())
+        slope = self.slope.item()
+        if not math.isfinite(slope):  # of a net that has overflowed
+            return np.full(np.shape(z), np.nan)
+        return self.activation.derivative(z, slope=slope)
 
 
 class Residual(nn.Module):

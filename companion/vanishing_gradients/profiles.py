@@ -152,7 +152,7 @@ def signal_profile(
         output.register_hook(keep)  # for the output as it is now, even if changed in place later
         return output
 
-    with _untouched(model), torch.inference_mode(False), cached():  # with gradients
+    with untouched(model), torch.inference_mode(False), cached():  # with gradients
         x, y = _batch(model, x, y)
         output = _call(model, x, look)
         if not names:
@@ -272,7 +272,7 @@ def _loss(output: Any, y: Tensor) -> Tensor:
 
 
 @contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[None]:
     """Give back every buffer and PyTorch's random state as they were."""
     import torch
 

@@ -1,0 +1,98 @@
+"""How little a unit gives beside the others of its layer: Sokar's dormancy score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["dormancy_score", "dormant_fraction"]
+
+Array = NDArray[np.floating[Any]]
+
+
+def dormancy_score(mean_abs: ArrayLike) -> Array:
+    r"""Divide each unit's mean size by the mean over its layer.
+
+    .. math:: s_i = \frac{\overline{|h_i|}}{\frac1n \sum_k \overline{|h_k|}}
+
+    Parameters
+    ----------
+    mean_abs : array_like of shape (..., n_units)
+        :math:`\overline{|h_i|}`, the mean of each unit's size over a data set; the last axis is the
+        layer. NaN or infinity stands for a unit whose mean is no number.
+
+    Returns
+    -------
+    ndarray of the same shape
+        Scores of mean 1; 0 for every unit of a layer that is silent as a whole; NaN for a unit
+        whose mean is no number, which the layer's mean leaves out.
+
+    Raises
+    ------
+    ValueError
+        If a mean is negative, or there is no unit.
+
+    Notes
+    -----
+    The score is relative: if every unit of a layer falls to a thousandth, no score changes. Source:
+    Sokar et al. 2023, eq. 1. Taught in the chapter `detection`.
+
+    Examples
+    --------
+    >>> dormancy_score([0.0, 0.01, 1.0, 2.99])
+    array([0.  , 0.01, 1.  , 2.99])
+    >>> dormancy_score([0.0, 0.0]), dormancy_score([1.0, 3.0, np.nan])
+    (array([0., 0.]), array([0.5, 1.5, nan]))
+    """
+    size = np.array(mean_abs, dtype=float)
+    if size.ndim == 0 or size.shape[-1] == 0:
+        raise ValueError(f"mean_abs must have a last axis of units, not the shape {size.shape}")
+    if (size < 0).any():
+        raise ValueError(f"mean_abs must not be negative, as {size.min():g} is")
+    finite = np.isfinite(size)
+    size[~finite] = 0.0
+    largest = size.max(axis=-1, keepdims=True)
+    size /= np.where(largest > 0, largest, 1.0)  # so that no sum overflows
+    n = finite.sum(axis=-1, keepdims=True)
+    mean = size.sum(axis=-1, keepdims=True) / np.maximum(n, 1)
+    score: Array = size / np.where(mean > 0, mean, 1.0)
+    score[~finite] = np.nan
+    return score
+
+
+def dormant_fraction(mean_abs: ArrayLike, tau: float = 0.025) -> float:
+    r"""Count the units whose dormancy score is at most :math:`\tau`, as a share.
+
+    Parameters
+    ----------
+    mean_abs : array_like of shape (..., n_units)
+        As for `dormancy_score`: one layer, or several of one width.
+    tau : float, default 0.025
+        Largest score of a dormant unit; with 0 only units that are silent count.
+
+    Returns
+    -------
+    float
+        From 0 to 1, of all units. A unit whose mean is no number is not dormant.
+
+    Raises
+    ------
+    ValueError
+        If `tau` is negative or no number, or `mean_abs` as in `dormancy_score`.
+
+    Notes
+    -----
+    Source: Sokar et al. 2023, definitions 3.1 and 3.2; 0.025 is the threshold of their code. Taught
+    in the chapter `detection`.
+
+    Examples
+    --------
+    >>> sizes = [0.0, 0.01, 1.0, 2.99]
+    >>> dormant_fraction(sizes), dormant_fraction(sizes, tau=0)
+    (0.5, 0.25)
+    """
+    if not 0 <= tau < np.inf:
+        raise ValueError(f"tau must be finite and not negative, not {tau!r}")
+    return float((dormancy_score(mean_abs) <= tau).mean())

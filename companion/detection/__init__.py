@@ -1,0 +1,21 @@
+"""Which units of a model are dead: over a data set, while it trains, and why.
+
+A unit is dead on a data set if its activation's *derivative* is zero for every sample, and for a
+channel at every position: then nothing before it learns from these samples. That its output is near
+zero is neither necessary nor sufficient. `census` counts over a data set, `watch` round a training
+loop; both return a `UnitReport`, which `diagnose` reads.
+
+Taught in the chapter `detection`.
+"""
+
+from __future__ import annotations
+
+from companion.detection.census import census
+from companion.detection.diagnosis import Diagnosis, Finding, diagnose
+from companion.detection.report import LayerReport, UnitReport
+from companion.detection.session import Watch
+from companion.detection.watching import watch
+
+__all__ = [
+    "Diagnosis", "Finding", "LayerReport", "UnitReport", "Watch", "census", "diagnose", "watch",
+]  # fmt: skip

@@ -1,0 +1,36 @@
+"""Bring dead units back, or take them out: resets, pruning, and remedies with a report.
+
+>>> import numpy as np, torch
+>>> from companion.detection import census
+>>> x = torch.randn(100, 4)
+>>> net = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.ReLU(), torch.nn.Linear(9, 2))
+>>> _ = torch.nn.init.constant_(net[0].bias[:5], -50.0)  # five units die
+>>> before = net(x)
+>>> smaller = prune(net, census(net, x))  # the same function by the other four
+>>> smaller[0].weight.shape, bool((smaller(x) - before).abs().max() < 1e-6)
+(torch.Size([4, 4]), True)
+>>> revival = revive(net, census(net, x), rng=np.random.default_rng(0))  # or with five new ones
+>>> revival.n_units, bool((net(x) == before).all())
+(5, True)
+
+Which layer makes a unit and which ones read it is found by `unit_groups`. What cannot be touched
+safely is refused by name, and nothing is changed then.
+
+Taught in the chapter `revival`.
+"""
+
+from __future__ import annotations
+
+from companion.revival.groups import unit_groups
+from companion.revival.pruning import prune
+from companion.revival.remedies import Remedy, lower_rate, swap_activation
+from companion.revival.resets import Revival, Touched, revive
+from companion.revival.schedule import Reviver, revive_every
+from companion.revival.shifts import Centre, centre_inputs, shift_bias
+from companion.revival.structure import Reader, UnitGroup, UnitGroups
+
+__all__ = [
+    "Centre", "Reader", "Remedy", "Revival", "Reviver", "Touched", "UnitGroup", "UnitGroups",
+    "centre_inputs", "lower_rate", "prune", "revive", "revive_every", "shift_bias",
+    "swap_activation", "unit_groups",
+]  # fmt: skip

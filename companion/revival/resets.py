@@ -1,0 +1,260 @@
+"""Reset units: fresh weights in, none out, and nothing left of what killed them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from companion.initialization.draws import check_generator
+from companion.revival.choice import Chosen, choose
+from companion.revival.edits import INCOMING, Edit, Incoming, all_or_nothing, own_parameters, plan
+from companion.revival.groups import bare
+from companion.revival.optimizer_state import STATES, check_optimizer, held_keys, reset_state
+from companion.revival.tracing import left_alone
+
+if TYPE_CHECKING:
+    from companion.detection import UnitReport
+
+__all__ = ["Revival", "Touched", "revive"]
+
+
+@dataclass(frozen=True, eq=False)
+class Touched:
+    """Places of one tensor that `revive` has written, or would write."""
+
+    layer: str  #: the activation, as in the report
+    tensor: str  #: as in `model.state_dict()`
+    axis: int  #: 0: rows, or entries; 1: columns
+    index: np.ndarray  #: along that axis
+    now: str  #: what stands there now
+    state: tuple[str, ...] = ()  #: what the optimizer keeps for these places, and was reset
+
+
+@dataclass(frozen=True, eq=False)
+class Revival:
+    """What `revive` returns; it prints as a table."""
+
+    units: dict[str, np.ndarray]  #: the units that were reset, by the activation's name
+    touched: tuple[Touched, ...]  #: in the order in which they were written
+    dry_run: bool = False  #: True if nothing was written
+    warnings: tuple[str, ...] = ()  #: where two layers in a row were reset as a whole
+
+    @property
+    def n_units(self) -> int:
+        """Number of units that were reset."""
+        return sum(len(units) for units in self.units.values())
+
+    def __str__(self) -> str:
+        rows = [("layer", "tensor", "places", "now", "optimizer's state")]
+        for item in self.touched:
+            kind = "columns" if item.axis else "rows" if " std " in item.now else ""
+            places = f"{kind} {_short(item.index)}".strip()
+            rows.append((item.layer, item.tensor, places, item.now, ", ".join(item.state)))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = ["  ".join(f"{c:{w}}" for c, w in zip(r, widths, strict=True)) for r in rows]
+        what = "would be reset" if self.dry_run else "reset"
+        heads = f"{self.n_units} unit{'' if self.n_units == 1 else 's'} {what}"
+        notes = [f"warning: {text}" for text in self.warnings]
+        return "\n".join(x.rstrip() for x in [heads, *(lines if self.touched else []), *notes])
+
+
+def _short(index: np.ndarray) -> str:
+    """Write 0, 1, 2, 7 as 0-2, 7, and leave out the middle of long lists."""
+    runs = np.split(index, np.flatnonzero(np.diff(index) != 1) + 1)
+    words = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return ", ".join(words if len(words) <= 6 else [*words[:4], "...", words[-1]])
+
+
+def revive(
+    model: nn.Module,
+    report: UnitReport,
+    *,
+    rng: np.random.Generator,
+    optimizer: torch.optim.Optimizer | None = None,
+    tau: float = 0.0,
+    units: Mapping[str, ArrayLike] | None = None,
+    layers: Sequence[str] | None = None,
+    skip: Sequence[str] = (),
+    incoming: Incoming | None = None,
+    state: str = "seed",
+    batch: Tensor | None = None,
+    dry_run: bool = False,
+) -> Revival:
+    r"""Reset dead units, in place: what leads into them is drawn anew, what leads out is zero.
+
+    A unit's incoming weights are drawn, its bias is 0, its entries of batch norms let everything
+    pass (γ = 1, β = 0, running mean 0 and variance 1), its outgoing weights are 0, and the
+    optimizer forgets what it knew of all of these. Call it after ``optimizer.step()``, before the
+    next forward pass; `revive_every` does. All is checked before anything is written.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Linear layers and convolutions, on the way from one to the next batch norm, dropout, pooling
+        and flattening; `unit_groups` shows what is known of it.
+    report : UnitReport
+        Of this model as it is now, by `census` or `watch`.
+    rng : numpy.random.Generator
+        Draws the weights; untouched by a dry run.
+    optimizer : torch.optim.Optimizer, optional
+        SGD, Adam, AdamW, RMSprop, or another that keeps the same. Without it only weights change,
+        and an optimizer in use would move the fresh weights by old momentum.
+    tau : float, default 0
+        At 0, dead units, whose derivative is zero on every sample; what they put out must be
+        constant, as is the 0 of a ReLU. (A hard tanh that jumps from -1 to 1 has no derivative
+        either, yet tells something, and stays.) Above 0 also those whose dormancy score is at
+        most τ; the function changes then.
+    units : dict of str to array_like of int, optional
+        Units to reset instead, by the activation's name.
+    layers, skip : sequence of str, optional
+        Reset in these activations only; in all but these.
+    incoming : str or callable, optional
+        "he", "xavier", "lecun" (normal) or "pytorch" (uniform), or a callable that takes the
+        weight's shape and `rng` and returns weights, such as `companion.initialization.he_normal`.
+        By default normal, with the standard deviation of the weights of the layer's living units:
+        a layer doesn't say how it was initialized, but they do, and at the scale that training has
+        given them since. If none lives, as PyTorch initializes the layer.
+    state : {"seed", "zero", "zero_step"}, default "seed"
+        What the optimizer keeps for the fresh weights. "zero": moments of 0. Adam divides them by
+        :math:`1 - \beta^t`, and t, shared by the tensor, is large: where all gradients are equal
+        and constant, fresh weights take steps of 3.15 times the usual length at first, and up to
+        6.55 times. "zero_step": t is 0 too; then fresh weights take the usual steps, but every
+        survivor in the tensor is slowed, down to 0.153 times. "seed": first moments of 0, and for
+        second ones the median over the living units: fresh weights start gently and never exceed
+        the usual step, and survivors notice nothing. (Where no unit of a tensor is left, moments
+        and t of the whole tensor start at 0, as in a new one.)
+    batch : Tensor, optional
+        Inputs. From them the running statistics of fresh batch-norm entries are estimated; else
+        they are 0 and 1 until training has moved them (0.9 to the power of t is left after t steps
+        at PyTorch's momentum of 0.1), and the units have a wrong scale in evaluation mode. Needed
+        where the model reshapes by numbers, see `unit_groups`.
+    dry_run : bool, default False
+        Return what would be written, and write nothing.
+
+    Returns
+    -------
+    Revival
+        Every tensor and index that was written.
+
+    Raises
+    ------
+    ValueError
+        If units were chosen in a layer that cannot be touched safely, by its name; if a report is
+        of another model or holds NaN units, τ is negative, the optimizer doesn't hold a parameter
+        or keeps what is not known; if constants cannot be taken over, below. Then model, optimizer
+        and report are as before.
+    TypeError
+        If an argument is of the wrong kind.
+
+    Notes
+    -----
+    At τ = 0 the function stays the same. What dead units put out, as behind a batch norm or where
+    a sigmoid is stuck at 1, goes into the biases of the next layer; where that pads with zeros or
+    has no bias, this cannot be, and the call is refused. In training mode the function is the same
+    if no batch norm stands behind the activation. Gradients that wait at written places become 0.
+    If two layers in a row are reset as a whole, the weights between them are zero and no gradient
+    passes a ReLU there: the record's `warnings` say so, and the weights should be drawn anew.
+    Under DistributedDataParallel, call it on every rank with a generator of the same seed and the
+    sum of the reports.
+
+    Source: Sokar et al. 2023, "The Dormant Neuron Phenomenon", for what is drawn and zeroed. The
+    seeded state is our own. Taught in the chapter `revival`.
+
+    Examples
+    --------
+    >>> from companion.detection import census
+    >>> rng = np.random.default_rng(0)
+    >>> x = torch.from_numpy(rng.normal(size=(100, 4))).float()
+    >>> net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    >>> with torch.no_grad():
+    ...     _ = net[0].weight.copy_(torch.from_numpy(rng.normal(size=(5, 4))))
+    ...     _ = net[0].bias.copy_(torch.tensor([0.0, -50, 0, -50, 0]))
+    >>> before = net(x)
+    >>> print(revive(net, census(net, x), rng=rng))
+    2 units reset
+    layer  tensor    places        now                optimizer's state
+    1      0.weight  rows 1, 3     normal, std 0.929
+    1      0.bias    1, 3          zero
+    1      2.weight  columns 1, 3  zero
+    >>> bool((net(x) == before).all()), int(census(net, x)["1"].dead.sum())
+    (True, 0)
+    """
+    model = bare(model)
+    check_generator(rng)
+    if state not in STATES:
+        raise ValueError(f"state must be one of {STATES}, not {state!r}")
+    if isinstance(incoming, str) and incoming not in INCOMING:
+        raise ValueError(f"incoming must be callable or of {sorted(INCOMING)}, not {incoming!r}")
+    chosen = choose(model, report, tau=tau, units=units, layers=layers, skip=skip, batch=batch)
+    edits = plan(report, chosen, incoming)
+    own = own_parameters(edits)
+    frozen = [name for name, p in own.items() if not p.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"model has frozen parameters that could not learn again: {', '.join(frozen)}. Nothing "
+            "was changed; skip= leaves layers out"
+        )
+    if optimizer is not None:
+        check_optimizer(optimizer, own)
+    if not dry_run:
+        for edit in edits:
+            if edit.draw is not None:
+                edit.values = torch.from_numpy(np.ascontiguousarray(edit.draw(rng)))
+        with all_or_nothing(edits, optimizer), torch.no_grad():
+            for edit in edits:
+                edit.apply()
+                if optimizer is not None and not edit.add:
+                    places = edit.axis, edit.places, edit.living
+                    reset_state(optimizer, edit.tensor, *places, state)
+            if batch is not None:
+                _estimate(model, chosen, batch)
+    touched = tuple(_touched(edit, optimizer, state) for edit in edits)
+    units_of = {group.name: index for group, index in chosen}
+    return Revival(units_of, touched, dry_run, tuple(_deadlocks(chosen)))
+
+
+def _deadlocks(chosen: Chosen) -> Iterator[str]:
+    """Name pairs of layers that are reset as a whole, where the second reads the first."""
+    whole = [group for group, index in chosen if len(index) == group.n_units]
+    for first in whole:
+        for second in whole:
+            if second.producer in [reader.name for reader in first.readers]:
+                yield (
+                    f"all units of {first.name!r} and of {second.name!r} are reset: "
+                    f"{second.producer}.weight is zero, and a ReLU behind it passes no gradient; "
+                    "draw it anew"
+                )
+
+
+def _touched(edit: Edit, optimizer: torch.optim.Optimizer | None, rule: str) -> Touched:
+    keys = () if edit.add else held_keys(optimizer, edit.tensor, rule)
+    index = np.sort(edit.places.ravel())
+    return Touched(edit.layer, edit.name, edit.axis, index, edit.now, keys)
+
+
+def _estimate(model: nn.Module, chosen: Chosen, batch: Tensor) -> None:
+    """Set the running statistics of fresh entries to those of a batch, from layer to layer."""
+    handles: list[Any] = []
+    for group, index in chosen:
+        for norm in group.norms:
+            places = torch.from_numpy(norm.places(index, group.n_units).ravel())
+
+            def look(module: Any, args: tuple[Tensor, ...], places: Tensor = places) -> None:
+                if module.running_mean is not None:
+                    x = args[0].transpose(0, 1).flatten(1)[places.to(args[0].device)]
+                    module.running_mean[places] = x.mean(1)
+                    module.running_var[places] = x.var(1)
+
+            handles.append(norm.module.register_forward_pre_hook(look))
+    try:
+        with left_alone(model):
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()

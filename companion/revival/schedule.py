@@ -1,0 +1,132 @@
+"""Reset dead units while a model trains, at the only time at which it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from companion.detection import census
+from companion.initialization.draws import check_generator
+from companion.revival.edits import Incoming
+from companion.revival.groups import bare
+from companion.revival.resets import Revival, revive
+
+if TYPE_CHECKING:
+    from companion.detection import UnitReport
+
+__all__ = ["Reviver", "revive_every"]
+
+
+class Reviver:
+    """What `revive_every` returns: it resets until it is removed, or its ``with`` is left."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, every: int, once: Callable[[], Revival]):
+        self.every, self.once = every, once
+        self.steps = 0  #: steps of the optimizer so far
+        self.revivals: list[Revival] = []  #: what was reset, one entry each time
+        self._handle: Any = optimizer.register_step_post_hook(self._step)
+
+    def _step(self, *_: Any) -> None:
+        self.steps += 1
+        if self.steps % self.every == 0:
+            self.revivals.append(self.once())
+
+    def remove(self) -> None:
+        """Reset no more; `revivals` stay."""
+        self._handle.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+def revive_every(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    source: Any,
+    *,
+    rng: np.random.Generator,
+    every: int = 1000,
+    tau: float = 0.0,
+    layers: Sequence[str] | None = None,
+    skip: Sequence[str] = (),
+    incoming: Incoming | None = None,
+    state: str = "seed",
+    batch: Tensor | None = None,
+) -> Reviver:
+    """Reset dead units after every so many steps of an optimizer, from a hook.
+
+    The hook runs at the end of ``optimizer.step()``. Before it, while gradients are on their way,
+    new weights would meet gradients of the old ones.
+
+    Parameters
+    ----------
+    model, optimizer
+        As for `revive`.
+    source : loader or callable
+        What `companion.detection.census` takes: a census over it is taken each time, in evaluation
+        mode. Or a callable without arguments that returns a report, such as the ``report`` of a
+        `watch`, which tells of all that was seen since the watch began or was cleared.
+    rng, tau, layers, skip, incoming, state, batch
+        As for `revive`.
+    every : int, default 1000
+        Steps between two resets.
+
+    Returns
+    -------
+    Reviver
+        Its ``remove()`` ends it, and so does leaving its ``with``, also by an exception. Its
+        `revivals` are what `revive` returned, each time.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit; what only `revive` can see, from ``optimizer.step()``, where
+        the step has been taken and nothing else changed.
+
+    Notes
+    -----
+    Source: Sokar et al. 2023, who reset every 1,000 steps. Taught in the chapter `revival`.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> x, y = torch.randn(64, 4), torch.randn(64, 1)
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    >>> _ = net[0].bias.data[:3].fill_(-50.0)
+    >>> adam = torch.optim.Adam(net.parameters())
+    >>> with revive_every(net, adam, x, rng=np.random.default_rng(0), every=10) as reviver:
+    ...     for _ in range(30):
+    ...         adam.zero_grad()
+    ...         nn.functional.mse_loss(net(x), y).backward()
+    ...         adam.step()
+    >>> [revival.n_units for revival in reviver.revivals]
+    [3, 0, 0]
+    """
+    bare(model)
+    check_generator(rng)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {optimizer!r}")
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ValueError(f"every must be a whole number of at least 1, not {every!r}")
+
+    def once() -> Revival:
+        report: UnitReport = source() if callable(source) else census(model, source)
+        return revive(
+            model, report, optimizer=optimizer, rng=rng, tau=tau, layers=layers, skip=skip,
+            incoming=incoming, state=state, batch=batch,
+        )  # fmt: skip
+
+    return Reviver(optimizer, every, once)

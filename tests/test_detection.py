@@ -1,0 +1,1509 @@
+"""Every count against brute force: all pre-activations kept, derivatives by autograd or NumPy."""
+
+import copy
+import io
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from companion.activations import ACTIVATIONS
+from companion.detection import LayerReport, UnitReport, census, diagnose, watch
+from companion.detection.functional import FUNCTIONS
+from companion.detection.remedies import REMEDIES
+from companion.experiments import Elementwise, mlp, residual_mlp
+from companion.figures import COLOURS
+
+SUMS = ("active", "steep", "upper", "total", "size", "square")
+FLAGS = ("dead", "always_on", "saturated", "nan")
+
+
+def hooks(model):
+    return sum(
+        len(part._forward_hooks) + len(part._forward_pre_hooks) + len(part._backward_hooks)
+        for part in model.modules()
+    )
+
+
+def inputs(n=300, width=5, seed=0, **options):
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed), **options)
+
+
+def spread(n_units=25, width=5, dtype=torch.float64):
+    """A layer whose units range from always far below zero to always far above."""
+    layer = nn.Linear(width, n_units, dtype=dtype)
+    with torch.no_grad():
+        layer.weight.copy_(inputs(n_units, width, 1) / 4)
+        layer.bias.copy_(torch.linspace(-25, 25, n_units))
+    return layer
+
+
+def same(one, two):
+    """Two reports, or two layers but for their names."""
+    if isinstance(one, UnitReport):
+        return len(one) == len(two) and all(same(*pair) for pair in zip(one, two, strict=True))
+    sums = all(np.allclose(getattr(one, s), getattr(two, s), rtol=1e-6) for s in SUMS)
+    return sums and (one.n_seen, one.n_values) == (two.n_seen, two.n_values)
+
+
+# --- every activation ----------------------------------------------------------------------------
+
+PIECEWISE = [
+    (nn.ReLU(), [0]),
+    (nn.ReLU6(), [0, 6]),
+    (nn.Hardtanh(-0.5, 2.0), [-0.5, 2]),
+    (nn.Hardsigmoid(), [-3, 3]),
+    (nn.LeakyReLU(0.01), [0]),
+    (nn.LeakyReLU(0.2), [0]),
+    (nn.LeakyReLU(0.0), [0]),
+    (nn.LeakyReLU(-0.5), [0]),
+    (nn.PReLU(init=0.25), [0]),
+    (nn.PReLU(init=0.0), [0]),
+    (nn.PReLU(25, init=0.005), [0]),
+    (nn.RReLU().eval(), [0]),
+    (nn.Threshold(0.1, 20.0), [0.1]),
+    (nn.Hardshrink(), [-0.5, 0.5]),
+    (nn.Softshrink(0.3), [-0.3, 0.3]),
+    (Elementwise("relu"), [0]),
+    (Elementwise("leaky_relu"), [0]),
+    (Elementwise("prelu"), [0]),
+    (Elementwise("hardtanh"), [-1, 1]),
+    (Elementwise("identity"), []),
+]
+SMOOTH = [
+    nn.ELU(0.5), nn.SELU(), nn.CELU(2.0), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Mish(),
+    nn.Softplus(2.0, 30.0), nn.Sigmoid(), nn.Tanh(), nn.Hardswish(), nn.Softsign(),
+    nn.LogSigmoid(), nn.Tanhshrink(),
+    Elementwise("sigmoid"), Elementwise("mish"),
+]  # fmt: skip
+
+
+def check(layer, z, h, slope, kinks):
+    """Compare a layer's report with pre-activations, outputs and derivatives, (n, units) each."""
+    slope, h = np.abs(slope), np.asarray(h)
+    zero = 0 if kinks is not None else 1e-6
+    dead = (slope <= zero).all(0)
+    saturated = (slope <= 0.01).all(0) & ~dead
+    pieces = np.searchsorted(np.array(kinks or []), np.asarray(z))
+    one_piece = (pieces == pieces[0]).all(0) & (kinks is not None)
+    assert layer.n_values == len(h)
+    np.testing.assert_array_equal(layer.dead, dead)
+    np.testing.assert_array_equal(layer.saturated, saturated)
+    np.testing.assert_array_equal(layer.always_on, one_piece & ~dead & ~saturated)
+    np.testing.assert_allclose(layer.p_active, (slope > zero).mean(0))
+    np.testing.assert_allclose(layer.mean, h.mean(0), atol=1e-12)
+    np.testing.assert_allclose(layer.mean_abs, np.abs(h).mean(0), atol=1e-12)
+    np.testing.assert_allclose(layer.rms, np.sqrt((h**2).mean(0)), atol=1e-12)
+    np.testing.assert_allclose(layer.score, layer.mean_abs / np.abs(h).mean())
+    assert not layer.nan.any()
+
+
+def slopes(function, z):
+    z = z.detach().clone().requires_grad_()
+    return torch.autograd.grad(function(z.clone()).sum(), z)[0].numpy()
+
+
+BOOK = [name for name, f in ACTIVATIONS.items() if f.twin_name]
+
+
+def name_of(case):
+    return str(case[0] if isinstance(case, tuple) else case).replace(" ", "")
+
+
+CASES = [(*case, False) for case in PIECEWISE] + [(module, None, False) for module in SMOOTH]
+CASES += [
+    (module, kinks, True)
+    for module, kinks, _ in CASES
+    if hasattr(module, "inplace") and getattr(module, "negative_slope", 0) >= 0
+]
+
+
+@pytest.mark.parametrize(("module", "kinks", "inplace"), CASES, ids=name_of)
+def test_an_activation_is_counted_as_brute_force_counts_it(module, kinks, inplace):
+    module = copy.deepcopy(module).double()
+    x, layer = inputs(dtype=torch.float64), spread()
+    with torch.no_grad():
+        z = layer(x)
+        h = module(z)
+    expected = slopes(module, z)
+    if inplace:
+        module.inplace = True
+    report = census(nn.Sequential(layer, module), x, batch_size=77)
+    check(report[0], z, h, expected, kinks)
+    with watch(nn.Sequential(layer, module), mode="train") as watched:  # with gradients
+        if not isinstance(module, nn.RReLU):  # random in training mode
+            module.train()
+            nn.Sequential(layer, module)(x)
+            watched.model(x).sum().backward()
+            check(watched.report()[0], z, h, expected, kinks)
+
+
+@pytest.mark.parametrize("name", BOOK)
+def test_the_books_activations_are_counted_by_their_own_derivative(name):
+    f, x, layer = ACTIVATIONS[name], inputs(dtype=torch.float64), spread()
+    z = layer(x).detach().numpy()
+    kinks = {"leaky_relu": [0], "prelu": [0], "relu": [0], "hardtanh": [-1, 1], "identity": []}
+    report = census(nn.Sequential(layer, Elementwise(name)), x)
+    assert report[0].activation == name
+    check(report[0], z, f(z), f.derivative(z), kinks.get(name))
+
+
+def test_every_kind_of_unit_occurs_in_these_tests():
+    report = census(nn.Sequential(spread(), nn.ReLU(), spread(25, 25), nn.SELU()), inputs())
+    relu = report[0]
+    assert relu.dead.any()
+    assert relu.always_on.any()
+    assert (~(relu.dead | relu.always_on)).any()
+    flat = census(nn.Sequential(spread(), nn.Sigmoid()), inputs(dtype=torch.float64))[0]
+    assert flat.dead.any()
+    assert flat.saturated.any()
+
+
+FUNCTIONAL = [
+    (functional.relu, nn.ReLU()),
+    (torch.relu, nn.ReLU()),
+    (torch.Tensor.relu, nn.ReLU()),
+    (functional.relu_, nn.ReLU()),
+    (torch.relu_, nn.ReLU()),
+    (torch.Tensor.relu_, nn.ReLU()),
+    (lambda z: functional.relu(z, True), nn.ReLU()),
+    (lambda z: functional.relu(input=z, inplace=True), nn.ReLU()),
+    (functional.relu6, nn.ReLU6()),
+    (lambda z: functional.hardtanh(z, -0.5, max_val=2.0), nn.Hardtanh(-0.5, 2.0)),
+    (functional.hardtanh_, nn.Hardtanh()),
+    (functional.hardsigmoid, nn.Hardsigmoid()),
+    (functional.leaky_relu, nn.LeakyReLU()),
+    (lambda z: functional.leaky_relu(z, 0.2, True), nn.LeakyReLU(0.2)),
+    (lambda z: functional.leaky_relu_(z, negative_slope=0.2), nn.LeakyReLU(0.2)),
+    (lambda z: functional.prelu(z, torch.full((25,), 0.005, dtype=z.dtype)), nn.PReLU(25, 0.005)),
+    (lambda z: torch.prelu(z, torch.tensor([0.1], dtype=z.dtype)), nn.PReLU(1, 0.1)),
+    (functional.rrelu, nn.RReLU()),
+    (lambda z: functional.threshold(z, 0.1, 20.0), nn.Threshold(0.1, 20.0)),
+    (lambda z: functional.threshold_(z, 0.1, 20.0), nn.Threshold(0.1, 20.0)),
+    (functional.hardshrink, nn.Hardshrink()),
+    (lambda z: functional.softshrink(z, 0.3), nn.Softshrink(0.3)),
+    (lambda z: functional.elu(z, 0.5, True), nn.ELU(0.5)),
+    (lambda z: functional.elu_(z, alpha=0.5), nn.ELU(0.5)),
+    (functional.selu, nn.SELU()),
+    (torch.selu_, nn.SELU()),
+    (lambda z: functional.celu(z, 2.0), nn.CELU(2.0)),
+    (functional.gelu, nn.GELU()),
+    (lambda z: functional.gelu(z, approximate="tanh"), nn.GELU("tanh")),
+    (functional.silu, nn.SiLU()),
+    (lambda z: functional.silu(z, inplace=True), nn.SiLU()),
+    (lambda z: functional.mish(z, True), nn.Mish()),
+    (functional.softplus, nn.Softplus()),
+    (lambda z: functional.hardswish(z, inplace=True), nn.Hardswish()),
+    (functional.softsign, nn.Softsign()),
+    (functional.logsigmoid, nn.LogSigmoid()),
+    (functional.tanhshrink, nn.Tanhshrink()),
+    (functional.sigmoid, nn.Sigmoid()),
+    (torch.sigmoid, nn.Sigmoid()),
+    (torch.special.expit, nn.Sigmoid()),
+    (torch.Tensor.sigmoid_, nn.Sigmoid()),
+    (functional.tanh, nn.Tanh()),
+    (torch.tanh, nn.Tanh()),
+    (torch.Tensor.tanh_, nn.Tanh()),
+]
+
+
+class Calls(nn.Module):
+    """A layer, and after it a function."""
+
+    def __init__(self, function, layer):
+        super().__init__()
+        self.layer, self.function = layer, function
+
+    def forward(self, x):
+        return self.function(self.layer(x))
+
+
+@pytest.mark.parametrize(("function", "module"), FUNCTIONAL, ids=lambda case: name_of(case)[:40])
+def test_a_function_is_counted_like_the_module(function, module):
+    x, layer = inputs(dtype=torch.float64), spread()
+    expected = census(nn.Sequential(layer, module.double()), x)
+    found = census(Calls(function, layer), x, functional=True)
+    assert len(found) == 1
+    assert same(found, expected)
+    assert found[0].activation == expected[0].activation
+    assert found[0].name == f"{found[0].activation}()"
+
+
+def test_every_function_of_the_table_is_tested():
+    x, layer = inputs(9, dtype=torch.float64), spread()
+    kinds = {census(Calls(f, layer), x, functional=True)[0].activation for f, _ in FUNCTIONAL}
+    names = {function.__name__.strip("_").replace("log_", "log") for function in FUNCTIONS}
+    assert names - {"special_expit"} == kinds
+    assert len(FUNCTIONS) > 45
+
+
+class Own(nn.Module):
+    """x times its sigmoid, as a user would write it: with a module inside, and in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, z):
+        return z.mul_(self.sigmoid(z))
+
+
+class Sum(nn.Module):
+    def forward(self, z):
+        return z.sum(1)
+
+
+class ShiftedReLU(nn.ReLU):
+    def forward(self, z):
+        return super().forward(z - 1)
+
+
+def test_activations_of_a_users_own():
+    x, layer = inputs(dtype=torch.float64), spread()
+    expected = census(nn.Sequential(layer, nn.SiLU()), x)
+    found = census(nn.Sequential(layer, Own()), x, activations=(Own,))
+    assert same(found, expected)
+    assert found.names == ["1"]
+    assert found[0].activation == "own"
+    assert census(nn.Sequential(layer, Own()), x).names == ["1.sigmoid"]
+    shifted = census(nn.Sequential(layer, ShiftedReLU()), x)[0]
+    z = layer(x).detach().numpy()
+    np.testing.assert_array_equal(shifted.dead, (z <= 1).all(0))
+    with pytest.raises(ValueError, match="each number"):
+        census(nn.Sequential(layer, Sum()), x, activations=(Sum,))
+    for wrong in (Own, [Own], (Own(),), ("relu",)):
+        with pytest.raises(TypeError, match="activations must be a tuple"):
+            watch(nn.Sequential(layer, Own()), activations=wrong)
+
+
+# --- where the units are -------------------------------------------------------------------------
+
+
+class Last(nn.Module):
+    """Channels to the last axis, and a layer there: a block of ConvNeXt."""
+
+    def __init__(self, second):
+        super().__init__()
+        self.conv, self.second, self.act = nn.Conv2d(3, 6, 3), second, nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.second(self.conv(x).permute(0, 2, 3, 1)))
+
+
+class Squeezed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.act = nn.Linear(5, 1), nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.layer(x).squeeze(-1))
+
+
+AXES = [
+    (nn.Sequential(nn.Linear(5, 7), nn.ReLU()), (8, 5), 7, 8, 8),
+    (nn.Sequential(nn.Linear(5, 7), nn.ReLU()), (8, 4, 5), 7, 8, 32),
+    (nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.ReLU()), (8, 2, 3, 5), 7, 8, 48),
+    (nn.Sequential(nn.Conv1d(5, 7, 3), nn.ReLU()), (8, 5, 9), 7, 8, 56),
+    (nn.Sequential(nn.Conv1d(5, 7, 3), nn.BatchNorm1d(7), nn.ReLU()), (8, 5, 9), 7, 8, 56),
+    (nn.Sequential(nn.Conv2d(3, 7, 3), nn.ReLU()), (8, 3, 6, 6), 7, 8, 128),
+    (nn.Sequential(nn.Conv2d(3, 7, 3), nn.GroupNorm(1, 7), nn.ReLU()), (8, 3, 6, 6), 7, 8, 128),
+    (nn.Sequential(nn.Conv3d(3, 7, 3), nn.ReLU()), (8, 3, 5, 5, 5), 7, 8, 216),
+    (nn.Sequential(nn.ConvTranspose2d(3, 7, 3), nn.ReLU()), (8, 3, 4, 4), 7, 8, 288),
+    (nn.Sequential(nn.Conv2d(3, 7, 3), nn.ReLU()), (3, 6, 6), 7, 1, 16),
+    (nn.Sequential(nn.Linear(5, 7), nn.ReLU()), (5,), 7, 1, 1),
+    (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.ReLU()), (8, 3, 4, 4), 4, 8, 32),
+    (Last(nn.LayerNorm(6)), (8, 3, 6, 6), 6, 8, 128),
+    (Last(nn.Linear(6, 9)), (8, 3, 6, 6), 9, 8, 128),
+    (Last(nn.Identity()), (8, 3, 6, 6), 4, 8, 192),
+    (Squeezed(), (8, 5), 1, 8, 8),
+    (nn.Sequential(nn.ReLU()), (8, 3, 6, 6), 3, 8, 288),
+    (nn.Sequential(nn.ReLU()), (8, 6, 3), 3, 8, 48),
+    (nn.Sequential(nn.ReLU()), (8,), 1, 8, 8),
+]
+
+
+@pytest.mark.parametrize(("net", "shape", "n_units", "n_seen", "n_values"), AXES)
+def test_units_are_on_the_axis_of_what_ran_last(net, shape, n_units, n_seen, n_values):
+    with watch(net) as watched:
+        net(torch.randn(shape))
+    layer = watched.report()[0]
+    assert (len(layer), layer.n_seen, layer.n_values) == (n_units, n_seen, n_values)
+
+
+def test_the_axis_can_be_chosen():
+    x = torch.randn(8, 3, 6, 5)
+    assert len(census(nn.Sequential(nn.ReLU()), x, axis=-1)[0]) == 5
+    net = nn.Sequential(nn.ReLU(), nn.Tanh())
+    assert [len(layer) for layer in census(net, x, axis={"1": 2})] == [3, 6]
+    for axis in (0, -4, 4):
+        with pytest.raises(ValueError, match="axis must be"):
+            census(net, x, axis=axis)
+    with watch(nn.Sequential(nn.ReLU())) as watched:
+        watched.model(x)
+        with pytest.raises(ValueError, match="'0' had 3 units and now has 4, on axis 1"):
+            watched.model(torch.randn(8, 4, 6, 6))
+    assert not hooks(watched.model)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("n", [3, 200])  # 200: more than one part
+def test_a_channel_is_dead_if_it_is_silent_everywhere(n, memory_format):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()).to(memory_format=memory_format)
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[0].bias.copy_(torch.tensor([-1e6, -8.5, 0.0, 100.0]))
+    x = torch.zeros(n, 1, 20, 30)
+    x[:, :, 3:6, 7:10] = 1  # the second channel answers in the middle of this patch only
+    layer = census(net, x.to(memory_format=memory_format))[0]
+    assert layer.dead.tolist() == [True, False, False, False]
+    assert layer.always_on.tolist() == [False, False, False, True]
+    np.testing.assert_array_equal(layer.active, [0, n, n * 25, n * 600])
+    h = torch.relu(net[0](x)).detach().double()
+    np.testing.assert_allclose(layer.mean, h.mean((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(layer.rms, h.square().mean((0, 2, 3)).sqrt(), rtol=1e-6)
+
+
+def test_prelu_has_a_slope_per_channel():
+    net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.PReLU(3))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([0.0, 0.005, 0.5]))
+        net[0].weight.zero_()
+        net[0].bias.fill_(-1.0)
+    layer = census(net, torch.randn(4, 1, 3, 3))[0]
+    assert (layer.dead.tolist(), layer.saturated.tolist()) == ([1, 0, 0], [0, 1, 0])
+    assert layer.always_on.tolist() == [0, 0, 1]
+
+
+# --- any model -----------------------------------------------------------------------------------
+
+
+class Reused(nn.Module):
+    """One ReLU module for three calls, functions between them, and residual sums in place."""
+
+    def __init__(self, inplace=False):
+        super().__init__()
+        self.first, self.second, self.third = spread(8), spread(8, 8), spread(4, 8)
+        self.relu = nn.ReLU(inplace)
+        self.inner = Calls(torch.tanh, nn.Linear(4, 4, dtype=torch.float64))
+        self.seen = []
+
+    def forward(self, x):
+        x = self.relu(self.first(x))
+        self.seen = [x.detach().clone()]
+        y = self.relu(self.second(x))
+        self.seen.append(y.detach().clone())
+        y += x  # in place, and after the count
+        y = self.relu(self.third(y))
+        self.seen.append(y.detach().clone())
+        return self.inner(functional.gelu(y) + functional.gelu(y))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_each_call_of_a_module_is_a_layer_and_work_in_place_fools_nobody(inplace):
+    net, x = Reused(inplace), inputs(dtype=torch.float64)
+    report = census(net, x)
+    assert report.names == ["relu", "relu (2)", "relu (3)"]
+    assert [len(layer) for layer in report] == [8, 8, 4]
+    net(x)
+    for layer, h in zip(report, net.seen, strict=True):
+        np.testing.assert_array_equal(layer.active, (h > 0).sum(0))
+        np.testing.assert_allclose(layer.mean, h.mean(0), atol=1e-12)
+    assert report.unwatched == 3
+    assert "not watched: 3 functional calls" in str(report)
+    report = census(net, x, functional=True)
+    functions = ["gelu()", "gelu() (2)", "inner.tanh()"]
+    assert report.names == ["relu", "relu (2)", "relu (3)", *functions]
+    assert report.unwatched == 0
+    assert "not watched" not in str(report)
+
+
+def test_batch_norm_between_and_dropout_after():
+    torch.manual_seed(0)
+    parts = [nn.Linear(5, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Dropout(0.9), nn.Linear(9, 3)]
+    net, x = nn.Sequential(*parts), inputs()
+    with torch.no_grad():
+        net[1].bias[:2] = -50.0
+    with watch(net) as watched:
+        net(x)
+    assert watched.report()[0].dead.tolist() == [True, True] + [False] * 7
+    z = nn.functional.batch_norm(net[0](x), None, None, net[1].weight, net[1].bias, training=True)
+    np.testing.assert_array_equal(watched.report()[0].active, (z > 0).sum(0))
+    net[1].running_mean.fill_(100.0)  # what evaluation mode goes by
+    assert census(net, x)[0].dead.all()
+    assert census(net, x, mode="train")[0].dead.sum() == 2
+    assert census(net, x, mode=None)[0].dead.sum() == 2
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.conv2, self.relu = nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        out = self.conv2(self.relu(self.bn1(self.conv1(x))))
+        out += x
+        return self.relu(out)
+
+
+def test_a_residual_net():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), Residual(), Residual())
+    with torch.no_grad():
+        net[1].bn1.bias[4] = -50.0
+    report = census(net, torch.randn(9, 3, 8, 8))
+    assert report.names == ["1.relu", "1.relu (2)", "2.relu", "2.relu (2)"]
+    assert np.flatnonzero(report["1.relu"].dead).tolist() == [4]
+    assert not report["1.relu (2)"].dead.any()
+    assert {layer.n_values for layer in report} == {9 * 36}
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", nn.GELU()])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_transformer_block(activation, training):
+    torch.manual_seed(0)
+    net = nn.TransformerEncoderLayer(8, 2, 16, 0.0, activation, batch_first=True)
+    with torch.no_grad():
+        net.linear1.bias[3] = -50.0
+    x = torch.randn(4, 7, 8)
+    with watch(net.train(training), functional=True) as watched, torch.no_grad():
+        net(x)
+    for report in (watched.report(), census(net, x, functional=True)):
+        assert report.names == ["activation" if callable(activation) else f"{activation}()"]
+        assert np.flatnonzero(report[0].dead).tolist() == [3]
+        assert (len(report[0]), report[0].n_seen, report[0].n_values) == (16, 4, 28)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_branch_that_is_not_always_taken():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.ReLU(), nn.ReLU()
+
+        def forward(self, x):
+            return self.a(x) if x[0, 0] > 0 else self.b(x)
+
+    batches = [inputs(9) + shift for shift in (-99, 99, -99)]
+    report = census(Sometimes(), batches)
+    assert {layer.name: layer.n_seen for layer in report} == {"a": 9, "b": 18}
+    assert census(Sometimes(), batches[1:2]).names == ["a"]
+
+
+# --- watching ------------------------------------------------------------------------------------
+
+
+def perceptron(**options):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8, **options), nn.ReLU(), nn.Linear(8, 6, **options),
+                         nn.Tanh(), nn.Linear(6, 2, **options))  # fmt: skip
+
+
+def train(net, steps=5, interrupt=None):
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for step in range(steps):
+        if step == interrupt:
+            raise RuntimeError("stop")
+        optimizer.zero_grad()
+        net(inputs(32, seed=step)).square().mean().backward()
+        optimizer.step()
+
+
+def test_training_is_as_if_nobody_watched():
+    plain, seen = perceptron(), perceptron()
+    train(plain)
+    with watch(seen, functional=True) as watched:
+        train(seen)
+    for p, q in zip(plain.parameters(), seen.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert watched.report()[0].n_seen == 5 * 32
+    assert not hooks(seen)
+    assert list(plain.state_dict()) == list(seen.state_dict())
+
+
+def test_every_samples_and_mode():
+    net, batches = perceptron(), [inputs(32, seed=step) for step in range(7)]
+    some, few, all_of_them = watch(net, every=3), watch(net, samples=10), watch(net)
+    in_eval, in_train = watch(net, mode="eval"), watch(net, mode="train", every=2)
+    with some, few, all_of_them, in_eval, in_train:
+        for step, batch in enumerate(batches):
+            net.train(step < 4)(batch)
+    eval_batches = batches[4:]
+    expected = {
+        some: torch.cat([batches[i] for i in (0, 3, 6)]),
+        few: torch.cat([batch[:10] for batch in batches]),
+        all_of_them: torch.cat(batches),
+        in_eval: torch.cat(eval_batches),
+        in_train: torch.cat([batches[0], batches[2]]),
+    }
+    for watched, x in expected.items():
+        assert same(watched.report(), census(net, x))
+    assert not hooks(net)
+
+
+def test_no_hook_stays_behind():
+    net = perceptron()
+    watched = watch(net)
+    with pytest.raises(RuntimeError, match="stop"), watched:
+        train(net, interrupt=2)
+    assert not hooks(net)
+    assert watched.report()[0].n_seen == 64
+    watched.attach()
+    with pytest.raises(RuntimeError, match="attached already"), watched:
+        pass
+    train(net, 1)
+    watched.detach()
+    assert not hooks(net)
+    assert watched.report()[0].n_seen == 96
+    with watched:  # goes on adding
+        train(net, 1)
+    assert watched.report()[0].n_seen == 128
+    watched.clear()
+    with pytest.raises(ValueError, match="no activation of the model was called"):
+        watched.report()
+
+
+class Raises(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.layer, self.relu, self.error = nn.Linear(5, 5), nn.ReLU(), error
+
+    def forward(self, x):
+        x = torch.relu(self.relu(self.layer(x)))
+        if x.shape[0] == 1:
+            raise self.error
+        return torch.relu(x)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("functional", [False, True])
+def test_an_exception_within_the_model(error, functional):
+    net = Raises(error("within"))
+    with watch(net, functional=functional) as watched:
+        with pytest.raises(error, match="within"):
+            net(inputs(1))
+        net(inputs(7))
+    assert not hooks(net)
+    assert not torch.overrides._get_current_function_mode_stack()
+    names = ["relu", "relu()", "relu() (2)"] if functional else ["relu"]
+    assert watched.report().names == names
+    assert [layer.n_seen for layer in watched.report()] == [8, 8, 7][: len(names)]
+    with pytest.raises(error, match="within"):
+        census(net, inputs(1), functional=functional)
+    assert not hooks(net)
+    assert net.training
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_watches_can_be_nested_and_do_not_see_each_other():
+    net, x = Reused(), inputs(dtype=torch.float64)
+    alone = census(net, x, functional=True)
+    with watch(net, functional=True) as outer:
+        with watch(net, functional=True) as inner, watch(net):
+            net(x)
+        inside = census(net, x, functional=True)
+    assert outer.report().names == inner.report().names == alone.names
+    assert same(inner.report(), alone)
+    assert same(inside, alone)
+    assert same(outer.report(), alone + alone)
+    assert not hooks(net)
+
+
+def test_copies_are_not_watched():
+    net = perceptron()
+    with watch(net) as watched:
+        copies = [copy.deepcopy(net), pickle.loads(pickle.dumps(net))]
+        file = io.BytesIO()
+        torch.save(net, file)
+        file.seek(0)
+        copies.append(torch.load(file, weights_only=False))
+        net(inputs(4))
+        for other in copies:
+            assert torch.equal(other(inputs(4)), net(inputs(4)))
+    assert watched.report()[0].n_seen == 4 * 4
+
+
+def test_only_passes_of_the_whole_model_count():
+    net = perceptron()
+    with watch(net) as watched:
+        net.forward(inputs())
+        net[1](inputs())
+    with pytest.raises(ValueError, match=r"Call the model itself, as in model\(x\)"):
+        watched.report()
+    with watch(net, mode="train") as watched:
+        net.eval()(inputs())
+    with pytest.raises(ValueError, match="no forward pass was seen in mode 'train'"):
+        watched.report()
+    with watch(nn.ReLU()) as watched:
+        watched.model(input=inputs())
+        watched.model(torch.zeros(0, 5))
+    assert watched.report().names == ["ReLU"]
+    assert watched.report()[0].n_seen == 300
+
+
+def test_gradient_checkpointing():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = perceptron()
+
+        def forward(self, x):
+            return checkpoint(self.body, x, use_reentrant=False)
+
+    net = Checkpointed()
+    with watch(net) as watched:
+        for _ in range(3):
+            net(inputs()).sum().backward()
+    assert watched.report().names == ["body.1", "body.3"]
+    assert watched.report()[0].n_seen == 900
+
+
+class Recorder(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.operations = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operations.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_waits_for_the_device_until_the_report():
+    net = nn.Sequential(perceptron(), nn.PReLU(), nn.GELU(), nn.LeakyReLU(inplace=True))
+    waits = {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.equal.default"}
+    with watch(net, functional=True) as watched, Recorder() as record:
+        net(inputs()).sum().backward()
+    assert "aten.sign.default" in record.operations
+    assert not waits & record.operations
+    assert not any("_to_copy" in name for name in record.operations)
+    with Recorder() as record:
+        watched.report()
+    assert record.operations
+
+
+def test_memory_does_not_grow():
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Tanh())
+    x = inputs(4)
+
+    def held(watched):
+        tallies = watched._tallies.values()
+        return sum(t.sums.nbytes + t.counts.nbytes for t in tallies)
+
+    with watch(net) as watched, torch.no_grad():
+        for _ in range(10):
+            net(x)
+        after_ten = held(watched)
+        for _ in range(2000):
+            net(x)
+    assert held(watched) == after_ten < 1000
+    assert not watched._kept
+    assert watched.report()[0].n_seen == 4 * 2010
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_counts_are_exact_in_half_precision(dtype):
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.GELU(), nn.Tanh())
+    with torch.no_grad():
+        net[0].weight.zero_()
+        net[0].bias.copy_(torch.tensor([-1.0] + [300.0] * 7))
+    x = inputs(70_001)
+    with watch(net) as watched, torch.no_grad():
+        if dtype == torch.bfloat16:
+            with torch.autocast("cpu", dtype):
+                net(x)
+        else:
+            net.half()(x.half())
+    layer = watched.report()[0]
+    assert layer.active.tolist() == [0] + [70_001] * 7
+    np.testing.assert_allclose(layer.mean[1:], 300, rtol=1e-2)
+    np.testing.assert_allclose(layer.rms[1:], 300, rtol=1e-2)  # its square is no half precision
+
+
+def test_counts_go_on_where_single_precision_stops():
+    net, x = nn.Sequential(nn.ReLU()), torch.ones(2**14, 1, 33, 33).expand(-1, 1, -1, -1)
+    with watch(net) as watched:
+        net(x)
+    layer = watched.report()[0]
+    assert layer.active.tolist() == [2**14 * 33 * 33]
+    assert layer.active[0] > 2**24
+    assert layer.always_on.all()
+
+
+@pytest.mark.parametrize("inference", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(inference):
+    net = nn.Sequential(perceptron(), nn.GELU(), nn.SiLU(inplace=True))
+    with watch(net) as watched:
+        with inference():
+            net(inputs())
+        net(inputs())
+    expected = census(net, inputs())
+    assert same(watched.report(), expected + expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("functional", [False, True])
+def test_on_a_gpu(functional):  # pragma: no cover
+    net, x = Reused(), inputs(dtype=torch.float64)
+    expected = census(net, x, functional=functional)
+    net.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        on_device = x.cuda()
+        with watch(net, functional=functional) as watched:
+            net(on_device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert same(watched.report(), expected)
+    assert same(census(net, x, functional=functional), expected)
+
+
+# --- compiled and distributed --------------------------------------------------------------------
+
+
+@pytest.fixture
+def dynamo():
+    import torch._dynamo as dynamo
+
+    dynamo.reset()
+    dynamo.utils.counters.clear()
+    yield dynamo
+    dynamo.reset()
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_model_that_is_compiled_later(dynamo, every):
+    net = nn.Sequential(perceptron(), nn.GELU(), nn.LeakyReLU(inplace=True))
+    batches = [inputs(n, seed=n) for n in (32, 32, 32, 16, 16, 16, 9, 9, 9)]
+    compiled = torch.compile(net, backend="eager")
+    with watch(net, every=every) as watched:  # before the first call
+        for batch in batches:
+            compiled(batch).sum().backward()
+    expected = census(net, torch.cat(batches[::every]))
+    assert same(watched.report(), expected)
+    assert watched.report().unwatched == 0
+    if every == 1:
+        assert not dynamo.utils.counters["graph_break"]
+    assert same(census(compiled, batches[0]), census(net, batches[0]))
+
+
+def test_hooks_that_come_too_late_are_not_silent(dynamo):
+    net = perceptron()
+    compiled = torch.compile(net, backend="eager")
+    compiled(inputs())
+    with watch(compiled) as watched:
+        compiled(inputs())
+    with pytest.raises(ValueError, match="watch first, then compile"):
+        watched.report()
+
+
+def test_functions_of_compiled_code_are_not_seen(dynamo):
+    net = nn.Sequential(nn.ReLU(), Calls(torch.tanh, nn.Linear(5, 5)))
+    with watch(net, functional=True) as watched:
+        torch.compile(net, backend="eager")(inputs())
+    with pytest.raises(ValueError, match="cannot see into compiled code"):
+        watched.report()
+    net[1] = torch.compile(net[1], backend="eager")
+    with watch(net, functional=True) as watched:
+        net(inputs())
+    with pytest.raises(ValueError, match="cannot see into compiled code"):
+        watched.report()
+
+
+RANKS = """
+import sys
+import torch
+from torch import distributed, multiprocessing, nn
+from companion.detection import census, watch
+
+def run(rank, folder):
+    meet = f"file://{folder}/meet"
+    distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=2)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.GELU())
+    x = torch.randn(40, 5)[rank * 25 : 25 + rank * 15]
+    parallel = nn.parallel.DistributedDataParallel(net)
+    with watch(parallel) as watched:
+        parallel(x).sum().backward()
+    watched.report().save(f"{folder}/rank{rank}.json")
+    watched.report().all_reduce().save(f"{folder}/sum{rank}.json")
+    other = census(nn.Sequential(nn.Linear(5, 7 + rank), nn.ReLU()), x)
+    try:
+        other.all_reduce()
+    except ValueError as error:
+        print(error, flush=True)
+    distributed.destroy_process_group()
+
+fork = multiprocessing.get_context("fork")  # before torch has started a thread
+ranks = [fork.Process(target=run, args=(rank, sys.argv[1])) for rank in range(2)]
+for rank in ranks:
+    rank.start()
+for rank in ranks:
+    rank.join()
+sys.exit(any(rank.exitcode for rank in ranks))
+"""
+
+
+def test_ranks_are_added_up(tmp_path):
+    env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", RANKS, tmp_path]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ranks have different layers") == 2
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.GELU())
+    expected = census(net, torch.randn(40, 5))
+    one, two = (UnitReport.load(tmp_path / f"rank{rank}.json") for rank in range(2))
+    assert (one[0].n_seen, two[0].n_seen) == (25, 15)
+    assert same(one + two, expected)
+    for rank in range(2):
+        assert same(UnitReport.load(tmp_path / f"sum{rank}.json"), expected)
+
+
+def test_without_a_process_group():
+    with pytest.raises(RuntimeError, match="init_process_group"):
+        census(perceptron(), inputs()).all_reduce()
+
+
+# --- census --------------------------------------------------------------------------------------
+
+
+def snapshot(model):
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+    return state, [part.training for part in model.modules()], hooks(model)
+
+
+def unchanged(model, before):
+    state, flags, n_hooks = before
+    now, now_flags, now_hooks = snapshot(model)
+    tensors = all(torch.equal(now[name], t) for name, t in state.items())
+    return tensors and now_flags == flags and now_hooks == n_hooks
+
+
+def mixed_model():
+    """Some of its parts in training mode, some not; one hook that is not ours."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Tanh())
+    net[1].eval()
+    net[2].register_forward_hook(lambda *_: None)
+    return net
+
+
+@pytest.mark.parametrize("mode", ["eval", "train", None])
+def test_a_census_leaves_no_trace(mode):
+    net = mixed_model()
+    before, random = snapshot(net), torch.get_rng_state()
+    loader = torch.utils.data.DataLoader(inputs(), batch_size=64, shuffle=True)
+    report = census(net, loader, mode=mode, functional=True)
+    assert report[0].n_seen == 300
+    assert unchanged(net, before)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def batched(x):
+    return [x[i : i + 64] for i in range(0, len(x), 64)]
+
+
+LOADERS = {
+    "tensor": lambda x: x,
+    "array": lambda x: x.numpy(),
+    "array of another precision": lambda x: x.numpy().astype(np.float64),
+    "list": batched,
+    "generator": lambda x: iter(batched(x)),
+    "arrays": lambda x: [batch.numpy() for batch in batched(x)],
+    "pairs": lambda x: [(batch, torch.zeros(len(batch))) for batch in batched(x)],
+    "lists": lambda x: [[batch, torch.zeros(len(batch))] for batch in batched(x)],
+    "DataLoader": lambda x: torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(x, torch.zeros(len(x))), batch_size=70
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_any_loader_gives_the_same_census(kind):
+    net, x = perceptron(), inputs()
+    with watch(net) as watched, torch.no_grad():
+        net(x)
+    assert same(census(net, LOADERS[kind](x)), watched.report())
+
+
+def test_census_finds_the_one_sample_of_many_that_keeps_a_unit_alive():
+    net = nn.Sequential(nn.Linear(1, 2), nn.ReLU())
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[0].bias.copy_(torch.tensor([-1.0, -2.0]))
+    x = torch.zeros(3000, 1)
+    x[2345] = 1.5
+    layer = census(net, x)["1"]
+    assert layer.dead.tolist() == [False, True]
+    assert layer.p_active.tolist() == [1 / 3000, 0]
+
+
+def test_inputs_fit_the_model():
+    double = perceptron(dtype=torch.float64)
+    assert census(double, inputs(9))[0].n_seen == 9
+    assert census(double, torch.randint(5, (9, 5)))[0].n_seen == 9
+    words = nn.Sequential(nn.Embedding(7, 4), nn.ReLU())
+    report = census(words, torch.randint(7, (9, 3)))
+    assert (len(report[0]), report[0].n_values) == (4, 27)
+    batches = [{"x": inputs(9), "mask": None}]
+    assert census(double, batches, call=lambda net, b: net(b["x"].double()))[0].n_seen == 9
+    assert census(nn.ReLU(), inputs(9))[0].n_seen == 9
+
+
+BAD = [
+    ([], {}, ValueError, "at least one batch"),
+    (iter(()), {}, ValueError, "at least one batch"),
+    (torch.zeros(0, 5), {}, ValueError, "no activation of the model was called"),
+    (torch.zeros(()), {}, ValueError, "not a single number"),
+    (torch.tensor([[math.nan] * 5]), {}, ValueError, "NaN or infinity"),
+    ([inputs(9), torch.full((9, 5), math.inf)], {}, ValueError, "NaN or infinity"),
+    (3, {}, TypeError, "loader must be an array or give batches, not int"),
+    ("words", {}, TypeError, "not str"),
+    ({"x": inputs(9)}, {}, TypeError, "not dict"),
+    ([{"x": inputs(9)}], {}, TypeError, "call= tells how"),
+    ([()], {}, TypeError, "not tuple"),
+    (inputs(9), {"mode": "test"}, ValueError, "mode must be"),
+    (inputs(9), {"batch_size": 0}, ValueError, "batch_size must be"),
+    (inputs(9), {"batch_size": 2.5}, ValueError, "batch_size must be"),
+    (inputs(9, 4), {}, RuntimeError, "shapes cannot be multiplied"),
+]
+
+
+@pytest.mark.parametrize(("loader", "options", "error", "message"), BAD)
+def test_bad_input_is_named_and_changes_nothing(loader, options, error, message):
+    net = mixed_model()
+    before, random = snapshot(net), torch.get_rng_state()
+    with pytest.raises(error, match=message):
+        census(net, loader, **options)
+    assert unchanged(net, before)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_model_without_activations():
+    linear = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5))
+    with pytest.raises(ValueError, match=r"no activation among its modules\. For functions"):
+        census(linear, inputs())
+    with pytest.raises(ValueError, match="no activation among its modules"):
+        watch(linear)
+    calls = Calls(lambda z: functional.relu(torch.tanh(z)), nn.Linear(5, 5))
+    with pytest.raises(ValueError, match="it calls 2 functional ones"):
+        census(calls, inputs())
+    with pytest.raises(ValueError, match="no activation of the model was called"):
+        census(linear, inputs(), functional=True)
+    assert not hooks(linear)
+    assert not hooks(calls)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, "every must be"),
+        ({"every": 1.5}, "every must be"),
+        ({"every": True}, "every must be"),
+        ({"samples": 0}, "samples must be"),
+        ({"samples": -1}, "samples must be"),
+        ({"mode": "training"}, "mode must be"),
+    ],
+)
+def test_bad_options_of_watch(options, message):
+    with pytest.raises(ValueError, match=message):
+        watch(perceptron(), **options)
+
+
+def test_what_is_no_model():
+    for wrong in (None, "net", nn.ReLU, lambda x: x):
+        with pytest.raises(TypeError, match="model must be"):
+            watch(wrong)
+        with pytest.raises(TypeError, match="model must be"):
+            census(wrong, inputs())
+
+
+def test_a_bar_is_shown_on_request(capsys):
+    census(perceptron(), batched(inputs()))
+    census(perceptron(), batched(inputs()), progress=False)
+    assert capsys.readouterr().err == ""
+    census(perceptron(), batched(inputs()), progress=True)
+    assert "census: 100%" in capsys.readouterr().err
+
+
+def test_nan_units_are_neither_dead_nor_alive():
+    net = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3), nn.GELU())
+    with torch.no_grad():
+        net[0].weight[0] = math.nan
+        net[0].weight[1], net[0].bias[1] = 0.0, math.inf
+        net[0].bias[2] = -100.0
+        net[2].weight.zero_()
+    first, second = report = census(net, inputs())
+    assert first.nan.tolist() == [True, True, False, False]
+    assert first.dead.tolist() == [False, False, True, False]
+    assert not (first.always_on | first.saturated)[:2].any()
+    assert np.isnan(first.p_active[:2]).all()
+    assert np.isnan(first.score[:2]).all()
+    assert first.score[2:].tolist() == [0, 2]
+    assert second.nan.all()
+    assert "NaN" in str(report).splitlines()[2]
+    once_more = report + report
+    assert once_more[0].nan.tolist() == first.nan.tolist()
+
+
+# --- reports -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def report():
+    return census(nn.Sequential(spread(), nn.ReLU(), spread(9, 25), nn.Sigmoid()),
+                  inputs(dtype=torch.float64))  # fmt: skip
+
+
+def test_a_report_is_a_table(report):
+    head, first, second = str(report).splitlines()
+    assert head.split()[:4] == ["layer", "activation", "units", "dead"]
+    counts = [int(getattr(report[0], flag).sum()) for flag in FLAGS]
+    assert first.split()[:7] == ["1", "relu", "25", *map(str, counts)]
+    share = f"{100 * report[0].p_active.mean():.1f}"
+    assert first.split()[7:] == [share, "%", "300", "0.01"]
+    assert second.split()[:3] == ["3", "sigmoid", "9"]
+
+
+def test_a_report_is_a_sequence_of_layers(report):
+    assert len(report) == 2
+    assert [layer.name for layer in report] == report.names == ["1", "3"]
+    assert report["3"] is report[1] is report.layers[-1]
+    for wrong, error in (("5", KeyError), (2, IndexError)):
+        with pytest.raises(error):
+            report[wrong]
+    with pytest.raises(ValueError, match="read-only"):
+        report[0].active[0] = 7
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=4))
+def test_the_sum_of_reports_is_the_report_of_all(sizes):
+    net, x = perceptron(dtype=torch.float64), inputs(sum(sizes), dtype=torch.float64)
+    added = sum(census(net, batch) for batch in x.split(sizes))
+    whole = census(net, x)
+    assert same(added, whole)
+    for name in ("active", "steep", "upper"):
+        assert np.array_equal(getattr(added[0], name), getattr(whole[0], name))
+    assert added[0].bound == min(1, 3 / sum(sizes))
+
+
+def test_reports_of_other_models_are_not_added(report):
+    others = {
+        "'3'": census(nn.Sequential(spread(), nn.ReLU()), inputs(dtype=torch.float64)),
+        "'1' .relu, 25 units": census(nn.Sequential(spread(24), nn.ReLU(), spread(9, 24),
+                                      nn.Sigmoid()), inputs(dtype=torch.float64)),
+        "'3' .sigmoid": census(nn.Sequential(spread(), nn.ReLU(), spread(9, 25), nn.Tanh()),
+                               inputs(dtype=torch.float64)),
+    }  # fmt: skip
+    for message, other in others.items():
+        for one, two in ((report, other), (other, report)):
+            with pytest.raises(ValueError, match="same model"):
+                one + two
+        with pytest.raises(ValueError, match=message):
+            report + other
+    for wrong in (1, None, report[0]):
+        with pytest.raises(TypeError):
+            report + wrong
+
+
+def test_the_rule_of_three(report):
+    assert report[0].bound == 0.01
+    for n in (10, 300, 10_000):
+        assert (1 - 3 / n) ** n <= 0.05 < (1 - 2.5 / n) ** n
+
+
+def test_the_score_is_relative():
+    weak = [nn.Sequential(nn.Linear(5, 8), nn.ReLU()) for _ in range(2)]
+    weak[1].load_state_dict({k: v * 1e-6 for k, v in weak[0].state_dict().items()})
+    one, two = (census(net, inputs())[0] for net in weak)
+    np.testing.assert_allclose(one.score, two.score, rtol=1e-4)
+    assert one.score.mean() == pytest.approx(1)
+    silent = census(nn.Sequential(nn.Linear(5, 3), nn.Threshold(1e9, 0.0)), inputs())[0]
+    assert silent.score.tolist() == [0, 0, 0]
+
+
+def test_a_report_comes_back_from_its_file(report, tmp_path):
+    path = tmp_path / "report.json"
+    nan = LayerReport("x", "relu", 3, 6, True, *[np.array([1, math.nan, math.inf])] * 6)
+    for saved in (report, UnitReport((*report.layers, nan), unwatched=2)):
+        saved.save(path)
+        found = UnitReport.load(path)
+        assert str(found) == str(saved)
+        assert found.names == saved.names
+        for one, two in zip(found, saved, strict=True):
+            for flag in FLAGS:
+                np.testing.assert_array_equal(getattr(one, flag), getattr(two, flag))
+        assert same(found[0], saved[0])
+    json.loads(path.read_text(), parse_constant=pytest.fail)  # standard JSON has no NaN
+
+
+BROKEN = {
+    "empty": lambda d: "",
+    "no JSON": lambda d: "{",
+    "a list": lambda d: "[]",
+    "another format": lambda d: json.dumps(d | {"format": "x"}),
+    "another version": lambda d: json.dumps(d | {"version": 2}),
+    "no layers": lambda d: json.dumps({k: v for k, v in d.items() if k != "layers"}),
+    "layers of words": lambda d: json.dumps(d | {"layers": ["relu"]}),
+    "a sum missing": lambda d: json.dumps(d | {"layers": [{"name": "relu"}]}),
+    "short sums": lambda d: json.dumps(d | {"layers": [d["layers"][0] | {"total": [1.0]}]}),
+    "words as sums": lambda d: json.dumps(d | {"layers": [d["layers"][0] | {"total": ["a"] * 25}]}),
+    "a count of words": lambda d: json.dumps(d | {"layers": [d["layers"][0] | {"n_seen": "9"}]}),
+    "a negative count": lambda d: json.dumps(d | {"layers": [d["layers"][0] | {"n_seen": -9}]}),
+    "a name of numbers": lambda d: json.dumps(d | {"layers": [d["layers"][0] | {"name": 9}]}),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_bad_file_is_named(report, tmp_path, fault):
+    path = tmp_path / "report.json"
+    report.save(path)
+    path.write_text(BROKEN[fault](json.loads(path.read_text())))
+    with pytest.raises(ValueError, match=r"report\.json"):
+        UnitReport.load(path)
+    with pytest.raises(FileNotFoundError):
+        UnitReport.load(tmp_path / "none.json")
+
+
+def test_a_report_as_a_pandas_table(report, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    table = report.to_pandas()
+    assert isinstance(table, pandas.DataFrame)
+    assert len(table) == 25 + 9
+    assert table.loc[("1", 3), "p_active"] == report["1"].p_active[3]
+    assert table.groupby("layer")["dead"].sum().to_dict() == {
+        layer.name: layer.dead.sum() for layer in report
+    }
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        report.to_pandas()
+
+
+def test_a_report_draws_itself(report):
+    import matplotlib.pyplot as plt
+
+    ax = report.plot()
+    dead = next(line for line in ax.lines if line.get_color() == COLOURS["blue"])
+    np.testing.assert_allclose(dead.get_ydata(), [100 * layer.dead.mean() for layer in report])
+    assert {text.get_text() for text in ax.texts} >= {"dead", "always on"}
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("layer", "share of its units (%)")
+    other = plt.figure().add_subplot()
+    assert UnitReport(report.layers[:1]).plot(other) is other
+    plt.close("all")
+    with pytest.raises(ValueError, match="no layer"):
+        UnitReport(()).plot()
+
+
+# --- diagnose ------------------------------------------------------------------------------------
+
+
+def _mlp(seed=0, widths=(64, 64, 64), **options):
+    return mlp(20, 5, np.random.default_rng(seed), widths=widths, **options)
+
+
+def _samples(n=600, seed=1):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, 20)))
+
+
+def _steps_too_large(seed):
+    """A net whose second layer was driven against the mean of its inputs."""
+    model = _mlp(seed)
+    with torch.no_grad():
+        model[2].weight[:30] -= 0.5
+    return model
+
+
+def _shifted(seed):
+    model = _mlp(seed, batch_norm=True).eval()
+    with torch.no_grad():
+        model(_samples())
+        model[4].bias[:40] = -5
+    return model
+
+
+def _with_nan(seed):
+    model = _mlp(seed)
+    with torch.no_grad():
+        model[2].weight[3, 0] = math.nan
+    return model
+
+
+ILL = {
+    "offset": (lambda seed: _mlp(seed), 8, "offset inputs", "1"),
+    "born": (
+        lambda seed: _mlp(seed, widths=(64,) * 9, init="pytorch"), 0,
+        "biases that outweigh the signal", "17",
+    ),
+    "shift": (_shifted, 0, "the norm's shift", "5"),
+    "bias": (lambda seed: _mlp(seed, bias=-6.0), 0, "negative biases", "1"),
+    "steps": (_steps_too_large, 0, "too large steps", "3"),
+    "nan": (_with_nan, 0, "nan", "3"),
+    "sigmoid": (lambda seed: _mlp(seed, activation="sigmoid", init=99.0), 30, "saturated", "1"),
+    "leaky": (lambda seed: _mlp(seed, activation="leaky_relu"), 8, "flat side", "1"),
+    "linear": (lambda seed: _mlp(seed, widths=(64,), bias=9.0), 0, "always on", "1"),
+}  # fmt: skip
+"""By disease: model of a seed, distance of its inputs from zero, cause, a layer that has it."""
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("disease", ILL)
+def test_planted_disease_is_named_first(disease, seed):
+    build, far, cause, layer = ILL[disease]
+    model, x = build(seed), _samples() + far
+    found = diagnose(census(model, x), model, x)
+    assert found[0].cause == cause
+    assert layer in found[0].layers
+    assert found[0].n_units > 0
+    assert f"1. {found[0].what} in" in str(found)
+    if disease not in ("bias", "steps"):  # which are told from the rest by trying
+        assert diagnose(census(model, x), model)[0].cause == cause
+
+
+@pytest.mark.parametrize("init", ["he", "pytorch"])
+@pytest.mark.parametrize("seed", range(3))
+def test_inputs_so_far_away_that_every_sign_is_fixed(seed, init):
+    model, x = _mlp(seed, init=init), _samples() + 200
+    report = census(model, x)
+    assert (report["1"].dead | report["1"].always_on).mean() > 0.9
+    for found in (diagnose(report, model, x), diagnose(report, model)):
+        assert [(finding.cause, finding.layers) for finding in found][:2] == [
+            ("offset inputs", ("1",)),
+            ("offset from the layer before", ("3", "5")),
+        ]
+    assert diagnose(report)[0].cause == "unknown"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_causes_by_parameters_alone(seed):
+    x = _samples()
+    for build, cause in (
+        (ILL["bias"][0], "negative biases"),
+        (_steps_too_large, "too large steps"),
+    ):
+        model = build(seed)
+        assert diagnose(census(model, x), model)[0].cause == cause
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"activation": "leaky_relu"}, {"activation": "gelu"}, {"activation": "tanh"},
+        {"activation": "sigmoid", "init": "xavier"}, {"batch_norm": True}, {"init": "pytorch"},
+        {"activation": "identity"},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_wrong_with_a_healthy_net(options, seed):
+    model, x = _mlp(seed, widths=(64, 64), **options), _samples()
+    for found in (
+        diagnose(census(model, x)),
+        diagnose(census(model, x), model),
+        diagnose(census(model, x), model, x),
+    ):
+        assert len(found) == 0
+        assert found.findings == ()
+        assert str(found).startswith("Nothing wrong found. Of 128 units on 600 samples")
+
+
+def test_three_diseases_in_the_order_to_mend_them():
+    model = _mlp()
+    with torch.no_grad():
+        model[0].bias[:20] = -9
+        model[4].weight[:30] -= 0.5
+    x = _samples() + 8
+    assert diagnose(census(model, x), model, x)[0].cause == "offset inputs"
+    x = _samples()  # mended
+    found = diagnose(census(model, x), model, x)
+    assert [finding.cause for finding in found] == ["negative biases", "too large steps"]
+    assert "first layer" in str(found[0])
+    assert "first layer" not in str(found[1])
+    model[0].bias.data.zero_()
+    found = diagnose(census(model, x), model, x)
+    assert [finding.cause for finding in found] == ["too large steps"]
+
+
+def test_whole_layer_is_named_even_on_few_samples():
+    model = _mlp(bias=-99.0)
+    found = diagnose(census(model, _samples(10)), model)
+    assert [finding.what for finding in found] == ["layer dead", "too few samples"]
+    assert found[0].layers == ("1", "3", "5")
+    assert found[0].n_units == 3 * 64
+    assert "stay dead" in str(found)
+
+
+def test_nothing_is_said_on_few_samples():
+    report = census(_mlp(), _samples(5))
+    assert report["1"].dead.any()  # as 1 in 32 must be, on five
+    (finding,) = diagnose(report)
+    assert finding.what == "too few samples"
+    assert "60 %" in finding.evidence[0]
+    assert len(diagnose(report, n_least=5, dead=0.99)) == 0
+
+
+def test_deeper_layers_may_come_back():
+    model, x = _steps_too_large(0), _samples()
+    assert "may come back" in str(diagnose(census(model, x), model, x))
+
+
+class _Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(20, 64), nn.Linear(64, 64)
+        self.act = nn.ReLU()
+        self.out = nn.Linear(64, 5)
+
+    def forward(self, x):
+        return self.out(self.act(self.second(torch.relu(self.first(x)))))
+
+
+def test_function_before_a_module_finds_its_layer():
+    torch.manual_seed(0)
+    model, x = _Functional(), _samples().float()
+    with torch.no_grad():
+        model.first.bias[:20] = -30
+    report = census(model, x, functional=True)
+    (finding,) = diagnose(report, model, x)
+    assert (finding.cause, finding.layers) == ("negative biases", ("relu()",))
+    assert "'first'" not in str(finding)
+    (finding,) = diagnose(report, model)
+    assert finding.cause == "negative biases"
+
+
+def test_channels_and_the_bias_that_silences_them():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3), nn.ReLU())
+    x = torch.randn(300, 1, 8, 8)
+    with torch.no_grad():
+        model[2].bias[:6] = -30
+    for found in (diagnose(census(model, x), model, x), diagnose(census(model, x), model)):
+        assert [(f.cause, f.layers, f.n_units) for f in found] == [("negative biases", ("3",), 6)]
+
+
+def test_sum_in_between_is_not_taken_for_a_layer():
+    model = residual_mlp(20, 5, np.random.default_rng(0), width=32, blocks=3)
+    x = _samples()
+    with torch.no_grad():
+        model[0].bias -= 30
+    found = diagnose(census(model, x), model, x)
+    assert found[0].cause == "negative biases"
+    assert found[0].layers[0] == "1.branch.0"
+    assert {"2.branch.0", "3.branch.0"} <= set(found[-1].layers)
+    assert found[-1].cause == "unknown"
+
+
+def test_diagnosis_leaves_the_model_as_it_was():
+    model, x = _mlp(batch_norm=True), _samples()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    report = census(model, x)
+    diagnose(report, model, x)
+    assert model.training
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    with pytest.raises(RuntimeError):
+        diagnose(report, model, x[:, :7])
+    assert model.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (lambda: _mlp(widths=(32, 64, 64)), "64 units in the report and 32 in the model"),
+        (lambda: _mlp(widths=(64,)), "no module '3'"),
+        (lambda: _mlp(activation="gelu"), "is gelu, not relu"),
+        (lambda: nn.Linear(20, 5), "no module '1'"),
+    ],
+)
+def test_report_of_another_model_is_refused(model, says):
+    report = census(_mlp(), _samples())
+    with pytest.raises(ValueError, match=f"report must be of this model.*{says}"):
+        diagnose(report, model())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"dead": -0.1}, ValueError, "dead must"),
+        ({"dead": 1}, ValueError, "dead must"),
+        ({"always_on": math.nan}, ValueError, "always_on must"),
+        ({"n_least": 0}, ValueError, "n_least must"),
+        ({"inputs": np.zeros((3, 20))}, ValueError, "give model too"),
+        ({"model": "net"}, TypeError, "model must"),
+        ({"model": _mlp(), "inputs": np.full((3, 20), math.nan)}, ValueError, "inputs must be fin"),
+        ({"model": _mlp(), "inputs": np.zeros((0, 20))}, ValueError, "one sample at least"),
+    ],
+)
+def test_bad_arguments_of_diagnose(arguments, error, says):
+    with pytest.raises(error, match=says):
+        diagnose(census(_mlp(), _samples()), **arguments)
+
+
+def test_findings_point_to_pages_that_exist():
+    book = Path(__file__).parent.parent / "book"
+    for cause, (remedies, page, section) in REMEDIES.items():
+        cells = json.loads((book / f"{page}.ipynb").read_text())["cells"]
+        lines = [line.strip() for cell in cells for line in cell["source"]]
+        assert f"## {section}" in lines, cause
+        assert remedies
+
+
+def _doubled():
+    """One ReLU in two places, behind layers of two sizes."""
+    torch.manual_seed(0)
+    act = nn.ReLU()
+    net = nn.Sequential(nn.Linear(20, 64), act, nn.Linear(64, 32), act, nn.Linear(32, 5))
+    with torch.no_grad():
+        net[2].bias[:20] = -30
+    return net, _samples().float()
+
+
+def test_module_in_two_places():
+    net, x = _doubled()
+    report = census(net, x)
+    assert report.names == ["1", "1 (2)"]
+    assert [(f.cause, f.layers) for f in diagnose(report, net, x)] == [
+        ("negative biases", ("1 (2)",))
+    ]
+    assert [(f.cause, f.layers) for f in diagnose(report, net)] == [("unknown", ("1 (2)",))]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Unflatten(1, (3, 2, 2)), nn.LayerNorm((3, 2, 2)), nn.ReLU()),
+        (nn.RMSNorm(12), nn.ReLU()),
+        (nn.BatchNorm1d(12, affine=False), nn.Dropout(), nn.ReLU()),
+        (nn.Unflatten(1, (3, 4)), nn.ConvTranspose1d(3, 6, 2), nn.ReLU()),
+        (nn.Unflatten(1, (4, 3)), nn.ConvTranspose1d(4, 6, 2, groups=2), nn.ReLU()),
+        (nn.Unflatten(1, (4, 3)), nn.Conv1d(4, 6, 2, groups=2, bias=False), nn.ReLU()),
+        (nn.GLU(), nn.ReLU()),
+        (parametrizations.spectral_norm(nn.Linear(12, 12)), nn.ReLU()),
+        (nn.ReLU(),),
+    ],
+    ids=lambda layers: type(layers[-2]).__name__ if len(layers) > 1 else "none",
+)
+def test_layers_of_every_kind_can_stand_before(layers):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(20, 12), *layers), _samples().float() + 30
+    model.eval()
+    report = census(model, x - 1000)
+    for found in (diagnose(report, model, x), diagnose(report, model), diagnose(report)):
+        assert all(finding.cause in REMEDIES for finding in found)
+        assert str(found)
