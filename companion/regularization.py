@@ -188,7 +188,8 @@ def spectral_norm(
         At least 1.
     u : array_like of shape (fan_out,), optional
         Where to start, such as the `u` of the last time; if it is orthogonal to the vector sought,
-        it never finds it.
+        it never finds it. If it is orthogonal to all columns (to a relative 1e-14, for rounding
+        would decide), σ = 0 and v = 0.
     rng : numpy.random.Generator, optional
         Draws the start in place of `u`.
 
@@ -223,7 +224,8 @@ def spectral_norm(
         raise ValueError(f"u must be {len(matrix)} numbers and not all of them 0, not {left!r}")
     left = _unit(left)
     for _ in range(int(n_iterations)):
-        right = _unit(matrix.T @ left)
+        right = matrix.T @ left
+        right = _unit(np.where(np.abs(right).max() > 1e-14 * len(matrix), right, 0.0))
         left = _unit(matrix @ right) if right.any() else left
     return SpectralNorm(largest * float(left @ matrix @ right), left, right)
 

@@ -408,6 +408,25 @@ def test_lsuv_makes_unit_variance_and_finds_the_gain(name):  # I10
     assert all((w == v).all() for w, v in zip(start, kept, strict=True))
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 1e6])
+def test_what_does_not_vary_is_not_scaled_by_its_rounding(value):
+    """0.1 times 7 summed in any order is 0.7 but for rounding, whose size is no scale."""
+    x, same = np.full((50, 7), value), np.full((5, 7), 0.1)
+    x[::2] *= 1 + 1e-15  # as another order of summation leaves it
+    assert 0 < (x @ same.T).std() < 1e-12 * value
+    with pytest.raises(ValueError, match="outputs have standard deviation"):
+        lsuv([same], "relu", x)
+    from companion.activations import Activation
+
+    constant = Activation(
+        "constant", "", lambda z: np.full(z.shape, value), "", lambda z: 0 * z, "",
+        range=(value, value), lipschitz=0.0, source="", twin_name=None,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"mean variance is 0\.0"):
+        variance_gain(constant)
+    assert gain(constant) == pytest.approx(1 / value)
+
+
 def test_lsuv_leaves_what_is_within_tolerance_and_stops():
     start = [orthogonal((64, 64), rng(11)) * 1.02]
     done = lsuv(start, "relu", DATA, tolerance=0.1)

@@ -236,6 +236,20 @@ def test_normalized_weights_have_norm_one_and_keep_their_shape():
     np.testing.assert_allclose(again, normalized, rtol=1e-12)
 
 
+@pytest.mark.parametrize("sums", [(0.1, 0.2, 0.3), (0.3, 0.1, 0.2), (1.0, 2.0, 3.0)])
+def test_a_start_across_all_columns_finds_nothing(sums):
+    """0.1 + 0.2 - 0.3 is 0 but for rounding, which must not become a direction."""
+    w, across = np.outer(sums, [1.0, -2.0]), np.sort(sums).searchsorted(sums).choose([1.0, 1, -1])
+    assert abs(across @ w).max() < 1e-15
+    norm = spectral_norm(w, 3, u=across)
+    assert norm.sigma == 0
+    assert not norm.v.any()
+    with pytest.raises(ValueError, match="in the direction of the start"):
+        spectral_normalize(w, 3, u=across)
+    nearly = across + np.array([1e-6, 0, 0])
+    assert spectral_norm(w, 3, u=nearly).sigma == pytest.approx(np.linalg.norm(w, 2))
+
+
 def test_a_matrix_of_zeros_has_norm_zero_and_is_not_divided():
     sigma, u, v = spectral_norm(np.zeros((3, 2)), 5, u=[1.0, 0.0, 0.0])
     assert sigma == 0

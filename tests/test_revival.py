@@ -512,6 +512,75 @@ def test_a_flat_unit_that_jumps_stays():
     assert torch.allclose(prune(model, report)(x), model(x), atol=1e-6)
 
 
+@pytest.mark.parametrize(("far", "constant"), [(3e3, False), (1e6, True)])
+def test_a_flat_unit_whose_output_still_varies_stays(far, constant):
+    """Softsign is dead from 999 on, where it has not yet arrived at 1: it tells one more digit."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.Softsign(), nn.Linear(2, 1)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[far], [1.0]]))
+        model[0].bias.copy_(torch.tensor([far, 0.0]))
+    x = torch.linspace(0, 1, 100, dtype=torch.float64)[:, None]
+    report = census(model, x)
+    assert report["1"].dead.tolist() == [True, False]
+    chosen = revive(model, report, rng=rng(), dry_run=True).units.get("1", np.array([]))
+    assert chosen.tolist() == ([0] if constant else [])
+    smaller = prune(model, report)
+    assert smaller[0].out_features == 2 - constant
+    assert torch.allclose(smaller(x), model(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [1e-3, *np.geomspace(1e3, 1e6, 12)])  # their squares are rounded
+def test_a_constant_is_one_whatever_its_size(value):
+    model = nn.Sequential(nn.Linear(1, 2), nn.Threshold(0.0, value), nn.Linear(2, 1)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0], [1.0]]))
+        model[0].bias.copy_(torch.tensor([-50.0, 50.0]))
+    x = torch.linspace(0, 1, 100, dtype=torch.float64)[:, None]
+    smaller = prune(model, census(model, x))
+    assert smaller[0].out_features == 1
+    assert torch.allclose(smaller(x), model(x), rtol=1e-9)
+
+
+def test_outputs_that_vanish_beside_the_others_are_constant():
+    model = nn.Sequential(nn.Linear(1, 2), nn.SiLU(), nn.Linear(2, 1)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[5.0], [1.0]]))
+        model[0].bias.copy_(torch.tensor([-25.0, 1.0]))
+    x = torch.linspace(0, 1, 100, dtype=torch.float64)[:, None]
+    report = census(model, x)
+    assert report["1"].dead.tolist() == [True, False]
+    assert report["1"].rms[0] < 1e-6
+    assert revive(model, report, rng=rng(), dry_run=True).units["1"].tolist() == [0]
+
+
+def test_a_weak_unit_that_lives_is_not_pruned():
+    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1e-3], [1.0]]))
+        model[0].bias.zero_()
+    report = census(model, torch.linspace(0, 1, 100)[:, None])
+    assert report["1"].score[0] < 0.01
+    assert prune(model, report)[0].out_features == 2
+
+
+@pytest.mark.parametrize(("part", "counts"), [(0.9e-6, False), (1.1e-6, True)])
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_a_millionth_of_the_largest_output_needs_no_bias(part, counts, size):
+    model = nn.Sequential(
+        nn.Linear(1, 2), nn.Threshold(0.0, part * size), nn.Linear(2, 1, bias=False)
+    ).double()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.copy_(torch.tensor([-size, size]))
+    report = census(model, torch.zeros(9, 1, dtype=torch.float64))
+    assert report["1"].dead.tolist() == [True, False]
+    if counts:
+        with pytest.raises(ValueError, match="has no bias to take them over"):
+            revive(model, report, rng=rng())
+    else:
+        assert revive(model, report, rng=rng()).n_units == 1
+
+
 # ---- which units, and which weights -----------------------------------------------------------
 
 
@@ -1340,6 +1409,74 @@ def test_shifted_units_fire_as_often_as_asked(name):
     assert moved == [expected.get(name, "conv1.bias")]
 
 
+def tied_inputs(noise, seed=0):
+    """Ten rows that repeat themselves 1, 4, 3 and 2 times, each number moved by a relative noise.
+
+    Behind a weight of one, the sums are about 9, 5, 2 and -1: no two of them are close.
+    """
+    rows = torch.tensor([[3.0, 6.0], [2.1, 2.9], [0.3, 1.7], [-0.4, -0.6]], dtype=torch.float64)
+    x = rows.repeat_interleave(torch.tensor([1, 4, 3, 2]), dim=0)
+    signs = torch.from_numpy(np.random.default_rng(seed).choice([-1.0, 0.0, 1.0], size=(10, 2)))
+    return x * (1 + noise * signs)
+
+
+@pytest.mark.parametrize(
+    ("p_active", "n_active"),
+    [
+        (0.01, 1),
+        (0.1, 1),
+        (0.29, 1),
+        (0.3, 5),
+        (0.5, 5),
+        (0.64, 5),
+        (0.65, 8),
+        (0.89, 8),
+        (0.9, 10),
+    ],
+)
+def test_what_is_tied_is_shifted_together(p_active, n_active):
+    """As many fire as lie above a gap, the nearest to the share: rounding has no say."""
+    seen = set()
+    for seed in range(12):
+        x = tied_inputs((0.0, 2e-16, 1e-12)[seed % 3], seed)
+        net = nn.Sequential(nn.Linear(2, 1), nn.ReLU(), nn.Linear(1, 1)).double()
+        with torch.no_grad():
+            net[0].weight.fill_(1.0)
+            net[0].bias.fill_(-20.0)
+        shift_bias(net, x, p_active=p_active)
+        z = net[0](x).detach()[:, 0]
+        seen.add(tuple((z > 0).tolist()))
+        assert n_active == 10 or z.abs().min() > 0.5  # in the middle of a gap
+    assert seen == {tuple(i < n_active for i in range(10))}
+
+
+def test_a_tie_between_two_shares_goes_to_the_larger_and_all_equal_fire_at_all():
+    net = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0], [0.0], [0.0]]))
+        net[0].bias.copy_(torch.tensor([-9.0, -9.0, 0.0]))
+    x = torch.tensor([1.0, 0.0, 0.0, -1.0], dtype=torch.float64)[:, None]
+    done = shift_bias(net, x, p_active=0.5)  # one of four, or three
+    assert done.after["1"].p_active.tolist() == [0.75, 1.0, 1.0]
+
+
+def test_units_that_are_tied_in_single_precision_are_so_on_every_processor():
+    """Sums of 300 products, in another order: equal but for rounding."""
+    torch.manual_seed(0)
+    row, order = torch.randn(300), torch.randperm(300)
+    weight = torch.randn(300)
+    shares = set()
+    for there in (torch.arange(300), order):
+        net = nn.Sequential(nn.Linear(300, 1), nn.ReLU(), nn.Linear(1, 1))
+        with torch.no_grad():
+            net[0].weight.copy_(weight[there])
+            net[0].bias.fill_(-500.0)
+        x = torch.stack([row * (1 + 1e-7 * (k % 3 - 1)) for k in range(8)] + [row + 1, row - 1])
+        shares.add(shift_bias(net, x[:, there]).after["1"].p_active.item())
+    assert len(shares) == 1
+    assert shares <= {0.1, 0.9}
+
+
 def test_a_shift_that_fails_changes_nothing():
     model, x = build("mlp")
     with torch.no_grad():
@@ -1358,6 +1495,33 @@ def test_a_shift_that_fails_changes_nothing():
     with pytest.raises(ValueError, match="something stands between"):
         shift_bias(pooled, x, all_units=True)
     assert not pooled[0]._forward_hooks
+
+
+def test_a_constant_feature_is_not_divided_by_its_rounding():
+    """0.1 does not vary, but less its mean, which rounding moves, it is not 0."""
+    x = torch.rand(1000, 3, dtype=torch.float64)
+    x[:, 1], x[:, 2] = 0.1, 1e6 + 1e-5 * x[:, 0]  # the last varies, if little
+    assert ((x[:, 1] - x[:, 1].mean()) ** 2).mean() > 0
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU()).double()
+    for batches in ([x], x.split(7)):
+        centre = centre_inputs(net, batches, scale=True).model[0]
+        assert centre.scale[1] == 1
+        assert centre(x)[:, 1].abs().max() < 1e-12
+        deviations = centre(x)[:, [0, 2]].std(0, correction=0)
+        assert deviations.tolist() == pytest.approx([1, 1], rel=1e-3)
+
+
+def test_weights_that_are_equal_give_no_scale():
+    """Their deviation is 0 but for rounding, and fresh weights of 1e-17 would be dead again."""
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    with torch.no_grad():
+        net[0].weight.fill_(0.1)
+        net[0].bias[:4], net[0].bias[4:] = -9.0, 1.0
+    assert net[0].weight[4:].std() > 0
+    x = torch.rand(50, 3, dtype=torch.float64)
+    done = revive(net, census(net, x), rng=rng())
+    assert done.touched[0].now == "uniform, std 0.333"
+    assert net[0].weight[:4].std() > 0.1
 
 
 @pytest.mark.parametrize("shape", [(6,), (2, 8, 8)])

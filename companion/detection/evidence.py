@@ -17,6 +17,7 @@ import numpy as np
 
 from companion.detection.census import as_before
 from companion.detection.hooks import bare
+from companion.detection.rounding import tied
 from companion.detection.rules import module_rule
 
 if TYPE_CHECKING:
@@ -238,7 +239,11 @@ def _evidence(call: _Call, first: bool) -> Evidence | None:
 
 
 def _tried(layer: Any, x: Tensor, z: Tensor) -> dict[str, Any]:
-    """Run a layer on centred inputs, on their mean alone, and without its biases."""
+    """Run a layer on centred inputs, on their mean alone, and without its biases.
+
+    What is as small as the rounding of its parts counts as 0: inputs that do not vary, less their
+    mean, leave a sum whose sign the processor decides.
+    """
     axis = z.ndim - 1 - (layer.weight.ndim - 2)
     if axis < 1:
         return {}  # there are no samples
@@ -246,11 +251,13 @@ def _tried(layer: Any, x: Tensor, z: Tensor) -> dict[str, Any]:
     others = [i for i in range(z.ndim) if i != axis]
     bias = z.new_zeros(z.shape[axis]) if layer.bias is None else layer.bias
     bias = bias.reshape([-1 if i == axis else 1 for i in range(z.ndim)])
+    noise = tied(z.dtype) * ((z - bias).abs() + bias.abs()).amax(dim=others)
+    mean_part = (layer.forward(mean) - bias).mean(dim=others)
     return {
         "offset": float(mean.square().mean() / x.square().mean().clamp_min(1e-30)),
-        "mean_part": _array((layer.forward(mean) - bias).mean(dim=others)),
-        "fires_centred": _array(layer.forward(x - mean).amax(dim=others) > 0),
-        "fires_unbiased": _array((z - bias).amax(dim=others) > 0),
+        "mean_part": _array(mean_part.where(mean_part.abs() > noise, 0.0)),
+        "fires_centred": _array(layer.forward(x - mean).amax(dim=others) > noise),
+        "fires_unbiased": _array((z - bias).amax(dim=others) > noise),
     }
 
 

@@ -72,7 +72,7 @@ def _threshold(args: Arguments, kwargs: dict[str, Any]) -> Rule:
 
 
 def _shrink(kind: str, args: Arguments, kwargs: dict[str, Any]) -> Rule:
-    return rules.shrink(_option(1, "lambd", 0.5)(args, kwargs), kind)
+    return rules.shrink(kind)
 
 
 def _between(kind: str, high: float, args: Arguments, kwargs: dict[str, Any]) -> Rule:

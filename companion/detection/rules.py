@@ -39,9 +39,19 @@ class Rule:
     custom: bool = False  #: if it is a user's own, which may work in place without saying so
 
 
-def above(t: Tensor, level: float) -> Tensor:
+def above(t: Tensor, level: float | Tensor) -> Tensor:
     """One where t is greater, zero elsewhere: comparing and converting costs four times more."""
     return (t - level).sign_().clamp_(min=0)
+
+
+def wide(t: Tensor) -> Tensor:
+    """Give single precision to what has half: bfloat16 cannot count to 257."""
+    return t.float() if t.dtype in {torch.float16, torch.bfloat16} else t
+
+
+def rounded(level: float, t: Tensor) -> Tensor:
+    """Give a level the precision of t: what is clamped at 0.1 in float16 is less than 0.1."""
+    return torch.full((), level, dtype=t.dtype, device=t.device)
 
 
 def _relu(z: Tensor, h: Tensor) -> Counts:
@@ -54,21 +64,22 @@ def _leaky(slope: float | Tensor, z: Tensor, h: Tensor) -> Counts:
         slope = slope.detach().to(z.dtype).abs()
         slope = slope if slope.numel() == 1 else slope.view(-1, *[1] * (z.ndim - 2))
         lower = 1 - upper
-        active, steep = upper + lower * slope.sign(), upper + lower * above(slope, FLAT)
+        steep = upper + lower * above(slope, rounded(FLAT, slope))
+        active = upper + lower * slope.sign()
         return {"active": active, "steep": steep, "upper": upper}
     return {"active" if slope == 0 else "steep" if abs(slope) <= FLAT else "upper": upper}
 
 
 def _between(low: float, high: float, z: Tensor, h: Tensor) -> Counts:
-    return {"active": above(h, low) * above(-h, -high)}
+    return {"active": above(h, rounded(low, h)) * above(-h, rounded(-high, h))}
 
 
 def _threshold(level: float, z: Tensor, h: Tensor) -> Counts:
-    return {"active": above(z, level)}
+    return {"active": above(wide(z), level)}  # which PyTorch does not round
 
 
-def _shrink(level: float, z: Tensor, h: Tensor) -> Counts:
-    return {"active": above(z.abs(), level), "upper": above(z, level)}
+def _shrink(z: Tensor, h: Tensor) -> Counts:
+    return {"active": h.sign().abs_(), "upper": h.sign().clamp_(min=0)}
 
 
 def _identity(z: Tensor, h: Tensor) -> Counts:
@@ -98,11 +109,13 @@ def _smooth(function: Callable[[Tensor], Any], z: Tensor, h: Tensor) -> Counts:
 
 
 def _sigmoid(z: Tensor, h: Tensor) -> Counts:
+    h = wide(h)
     slope = h - h * h
     return {"active": above(slope, ZERO), "steep": above(slope, FLAT)}
 
 
 def _tanh(z: Tensor, h: Tensor) -> Counts:
+    h = wide(h)
     slope = 1 - h * h
     return {"active": above(slope, ZERO), "steep": above(slope, FLAT)}
 
@@ -131,9 +144,9 @@ def threshold(level: float) -> Rule:
     return Rule("threshold", partial(_threshold, level), piecewise=True)
 
 
-def shrink(level: float, kind: str) -> Rule:
-    """Two pieces with a flat one between them."""
-    return Rule(kind, partial(_shrink, level), piecewise=True)
+def shrink(kind: str) -> Rule:
+    """Two pieces with a flat one of zeros between them, as the output tells."""
+    return Rule(kind, _shrink, piecewise=True, by_output=True)
 
 
 def smooth(kind: str, function: Callable[[Tensor], Any], nonnegative: bool = False) -> Rule:
@@ -168,8 +181,8 @@ _PIECEWISE: dict[type[nn.Module], Callable[[Any], Rule]] = {
     nn.PReLU: lambda m: leaky(m.weight, "prelu"),
     nn.RReLU: lambda m: leaky(max(m.lower, m.upper, key=abs), "rrelu"),
     nn.Threshold: lambda m: threshold(m.threshold),
-    nn.Hardshrink: lambda m: shrink(m.lambd, "hardshrink"),
-    nn.Softshrink: lambda m: shrink(m.lambd, "softshrink"),
+    nn.Hardshrink: lambda m: shrink("hardshrink"),
+    nn.Softshrink: lambda m: shrink("softshrink"),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from companion.detection.report import LayerReport
-from companion.detection.rules import Rule
+from companion.detection.rules import Rule, wide
 
 __all__ = ["Mixed", "Tally", "mixes"]
 
@@ -105,8 +105,6 @@ class Tally:
         numel = h.numel()
         if not numel:
             return
-        if h.dtype in {torch.float16, torch.bfloat16}:
-            h = h.float()
         if numel > CHUNK and h.is_cpu and not torch.compiler.is_compiling():
             n = max(1, CHUNK // h[0].numel())
             for before, after in zip(z.split(n), h.split(n), strict=True):
@@ -117,8 +115,10 @@ class Tally:
     def _add(self, z: Tensor, h: Tensor, axis: int) -> None:
         n, n_units, rule = len(h), h.shape[axis], self.rule
         n_values = h.numel() // n_units
+        counts = rule.count(z, h)  # in the model's own precision, which rounds the ends of pieces
+        h = wide(h)
         per_unit, squares = _sums(h, axis, n_values)
-        found = {name: per_unit(ones) for name, ones in rule.count(z, h).items()}
+        found = {name: per_unit(wide(ones)) for name, ones in counts.items()}
         found["total"] = per_unit(h)
         found["square"] = squares(h)
         if not rule.nonnegative:

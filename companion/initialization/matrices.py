@@ -140,7 +140,7 @@ def lsuv(
     ------
     ValueError
         If data or weights hold NaN or infinity, shapes don't fit, a number is out of its range, or
-        a layer's outputs do not vary.
+        a layer's outputs do not vary (by more than 1e-12 of the largest).
     TypeError
         If `weights` is a single array.
 
@@ -172,7 +172,7 @@ def lsuv(
             raise ValueError(f"{name} must have {h.shape[1]} columns, not {w.shape[1]}")
         z, count = h @ w.T, 0
         while abs(z.var() - 1) >= tolerance and count < max_iterations:
-            if not 0 < z.std() < math.inf:
+            if not 1e-12 * np.abs(z).max() < z.std() < math.inf:  # less is rounding
                 raise ValueError(f"{name}: its outputs have standard deviation {z.std()!r}")
             w /= z.std()
             z, count = h @ w.T, count + 1

@@ -213,6 +213,8 @@ def variance_gain(activation: str | Activation, **parameters: float) -> float:
     moments = Moments(activation, **parameters)
     mean = gaussian_mean(moments.f, 1.0, moments.activation.kinks)
     spread = gaussian_mean(lambda z: (moments.f(z) - mean) ** 2, 1.0, moments.activation.kinks)
+    if spread <= 1e-24 * mean**2:  # of a constant, it is 0 but for rounding
+        spread = 0.0
     return _root("variance", activation, float(spread))
 
 

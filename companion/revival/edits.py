@@ -36,6 +36,9 @@ INCOMING: dict[str, Callable[[int, int], float]] = {
 NORM = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 """The entry of a batch norm that lets everything pass."""
 
+EQUAL = 1e-12
+"""Weights with a standard deviation of this share of their norm are equal but for rounding."""
+
 
 @dataclass(eq=False)
 class Edit:
@@ -137,6 +140,8 @@ def _fresh(
     if rule is None:
         others = weight[torch.from_numpy(living).to(weight.device)].double()
         std = float(others.std()) if others.numel() > 1 else math.nan
+        if std <= EQUAL * float(others.norm()):  # of equal weights, it is rounding
+            std = 0.0
     make = normal
     if not 0 < std < math.inf:
         rule = rule or "pytorch"

@@ -119,7 +119,8 @@ def revive(
         weight's shape and `rng` and returns weights, such as `companion.initialization.he_normal`.
         By default normal, with the standard deviation of the weights of the layer's living units:
         a layer doesn't say how it was initialized, but they do, and at the scale that training has
-        given them since. If none lives, as PyTorch initializes the layer.
+        given them since. If none lives, or all these weights are equal (to a relative 1e-12), as
+        PyTorch initializes the layer.
     state : {"seed", "zero", "zero_step"}, default "seed"
         What the optimizer keeps for the fresh weights. "zero": moments of 0. Adam divides them by
         :math:`1 - \beta^t`, and t, shared by the tensor, is large: where all gradients are equal

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from companion.detection import census
+from companion.detection.rounding import tied
 from companion.revival.groups import bare, unit_groups
 from companion.revival.remedies import Remedy
 
 __all__ = ["Centre", "centre_inputs", "shift_bias"]
+
+CONSTANT = 1e-12
+"""A feature whose standard deviation is at most this share of its mean does not vary."""
 
 
 class Centre(nn.Module):
@@ -50,8 +54,9 @@ def shift_bias(
     r"""Shift biases, in place, until units have a positive pre-activation as often as wanted.
 
     From the first activation to the last, :math:`b_i` becomes :math:`b_i - q_i`, with
-    :math:`q_i` the quantile of the unit's pre-activations at `1 - p_active`. Behind a batch norm,
-    which takes the bias away, its β is shifted instead.
+    :math:`q_i` in the middle between two neighbours among the unit's pre-activations: those that
+    leave a share as close as possible to `p_active` above, and one value at least. Behind a batch
+    norm, which takes the bias away, its β is shifted instead.
 
     Parameters
     ----------
@@ -61,7 +66,11 @@ def shift_bias(
         For `companion.detection.census`, as are the keywords `options`. The pre-activations of the
         shifted units are kept in memory, one layer at a time.
     p_active : float, default 0.5
-        Share of the samples, and positions, between 0 and 1.
+        Share of the samples, and positions, between 0 and 1. Pre-activations that are equal but for
+        rounding, as where all inputs of the layer are 0, stay together on one side: those that lie
+        no further from the value at the wanted share than 1e-10 (in float32 1e-6) of the unit's
+        largest. The share is then the nearest that is possible, and the larger of two as near; a
+        unit whose pre-activations are all equal fires at all of them.
     layers : sequence of str, optional
         Activations to treat; by default all.
     all_units : bool, default False
@@ -117,10 +126,11 @@ def shift_bias(
                 name, module = group.before[-1].name, group.before[-1].module
             if module.bias is None or (group.before and not norms):
                 raise ValueError(f"cannot shift the units of {group.name!r}: {name} has no bias")
-            z = _outputs(module, index, lambda: census(net, loader, **options))
+            z, precision = _outputs(module, index, lambda: census(net, loader, **options))
             places = torch.from_numpy(index).to(module.bias.device)
             written.append((module.bias, module.bias.detach().clone()))
-            shift = torch.from_numpy(np.quantile(z, 1 - p_active, axis=1)).to(module.bias)
+            middles = [_middle(row, p_active, precision) for row in z]
+            shift = torch.tensor(middles, dtype=torch.float64).to(module.bias)
             with torch.no_grad():
                 module.bias[places] -= shift
             changed.append(f"{group.name}: {len(index)} units shifted by {name}.bias")
@@ -132,21 +142,41 @@ def shift_bias(
         raise
 
 
-def _outputs(module: nn.Module, units: np.ndarray, run: Callable[[], Any]) -> np.ndarray:
-    """Run a model, and return what a layer puts out for these units, of shape (n, values)."""
+def _middle(z: np.ndarray, p_active: float, precision: float) -> float:
+    """Find a number that so large a share of these values exceeds, and that none is equal to."""
+    if not np.isfinite(z).all():
+        return 0.0
+    falling, wanted = np.sort(z)[::-1], p_active * len(z)
+    at, same = falling[int(wanted)], precision * np.abs(z).max()
+    above, with_it = int((z > at + same).sum()), int((z >= at - same).sum())
+    n = above if above and wanted - above < with_it - wanted else with_it
+    if n == len(z):
+        return float(falling[-1] - (same or precision))
+    return float(falling[n - 1 : n + 1].mean())
+
+
+def _outputs(
+    module: nn.Module, units: np.ndarray, run: Callable[[], Any]
+) -> tuple[np.ndarray, float]:
+    """Run a model, and return what a layer puts out for these units, of shape (n, values).
+
+    Also return how far apart values may be, relative to the largest, that are equal.
+    """
     found: list[np.ndarray] = []
+    precisions: list[float] = []
 
     def look(module: nn.Module, args: Any, output: Tensor) -> None:
         axis = output.ndim - 1 if isinstance(module, nn.Linear) else 1
         rows = output.detach().movedim(axis, 0).flatten(1)
         found.append(rows[torch.from_numpy(units).to(rows.device)].cpu().double().numpy())
+        precisions.append(tied(output.dtype))
 
     handle = module.register_forward_hook(look)
     try:
         run()
     finally:
         handle.remove()
-    return np.concatenate(found, axis=1)
+    return np.concatenate(found, axis=1), max(precisions)
 
 
 def centre_inputs(model: nn.Module, loader: Any, *, scale: bool = False, **options: Any) -> Remedy:
@@ -159,7 +189,8 @@ def centre_inputs(model: nn.Module, loader: Any, *, scale: bool = False, **optio
     loader
         For `companion.detection.census`, as are the keywords `options`; it is run twice.
     scale : bool, default False
-        Divide by the standard deviation too, where that is not 0.
+        Divide by the standard deviation too, where that is not 0: more than 1e-12 of the mean,
+        since of a feature that is constant it is 0 but for rounding.
 
     Returns
     -------
@@ -202,7 +233,8 @@ def centre_inputs(model: nn.Module, loader: Any, *, scale: bool = False, **optio
     total = sum(n for n, _, _ in sums)
     mean = sum((n * m for n, m, _ in sums), start=torch.zeros(())) / total
     square = sum((n * (v + (m - mean) ** 2) for n, m, v in sums), start=torch.zeros(())) / total
-    spread = torch.where(square > 0, square, 1.0).sqrt() if scale else torch.ones_like(mean)
+    varies = square.sqrt() > CONSTANT * mean.abs()
+    spread = torch.where(varies, square, 1.0).sqrt() if scale else torch.ones_like(mean)
     like = next(net.parameters(), mean)
     centre = Centre(mean.to(like), spread.to(like)).train(net.training)
     new = nn.Sequential(centre, net)
