@@ -205,11 +205,35 @@ def test_nan_data_are_refused():
         train(data._replace(x_train=data.x_train * np.nan))
 
 
-def test_net_that_has_overflowed_reads_nothing_and_has_no_living_unit():
-    curves = train(digits(), learning_rate=1e200, steps=5, every=5, seeds=range(2), widths=(8, 8))
-    assert np.isnan(curves.loss[-1]).all()
-    assert (curves.accuracy[-1] == 0).all()
-    assert (curves.living[-1] == 0).all()
+def test_net_that_has_overflowed_has_no_other_number():
+    rates = [0.1, 1e200]
+    curves = train(digits(), learning_rate=rates, steps=5, every=5, seeds=range(2), widths=(8, 8))
+    assert curves.overflowed.tolist() == [[[False, False]] * 2, [[False, False], [True, True]]]
+    for name in ("accuracy", "loss", "living", "gradient_norm"):
+        values = getattr(curves, name)[-1]
+        assert np.isfinite(values[0]).all()
+        assert np.isnan(values[1]).all()
+    assert not curves.alive[-1, 1].any()
+    single = train(digits(), learning_rate=1e200, steps=5, every=5, seeds=range(2), widths=(8, 8))
+    assert single.overflowed.tolist() == [[False, False], [True, True]]
+
+
+@pytest.mark.parametrize("name", ["0.weight", "4.bias"])
+def test_one_parameter_that_is_not_finite_is_overflow(name):
+    options = dict(steps=0, seeds=range(2), widths=(8, 8))
+    state = train(digits(), **options).end
+    state[name][1].flat[0] = np.inf
+    assert train(digits(), start=state, **options).overflowed.tolist() == [[False, True]]
+
+
+def test_output_past_the_largest_float_is_overflow():
+    options = dict(steps=0, seeds=range(2), widths=(8,), activation="identity")
+    state = train(digits(), **options).end
+    state["0.weight"][0] *= 1e200
+    state["2.weight"][0] *= 1e200
+    curves = train(digits(), start=state, **options)
+    assert curves.overflowed.tolist() == [[True, False]]
+    assert np.isfinite(curves.end["2.weight"]).all()
 
 
 def test_nets_under_several_rates_are_those_of_single_runs():
@@ -681,7 +705,7 @@ def test_learned_slope_learns_and_given_slope_stays():
     assert (curves.start["1.slope"] == 0.25).all()
     assert (curves.end["1.slope"] != 0.25).all()
     burst = train(DIGITS, widths=(8,), activation=PReLU, learning_rate=1e9, steps=9, seeds=[0])
-    assert burst.living[-1, 0] == 0
+    assert burst.overflowed[-1, 0]
     leaky = train(DIGITS, widths=(8,), activation=slope, steps=0, seeds=[0]).net(0)
     z = torch.tensor([[-1.0, 2.0]], dtype=torch.float64)
     assert leaky[1](z).tolist() == [[-0.2, 2.0]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,8 @@ def census(
     Returns
     -------
     UnitReport
+        `overflowed` if a parameter, an activation or an output is no finite number: then it says
+        nothing else.
 
     Raises
     ------
@@ -94,15 +97,26 @@ def census(
         if mode is not None:
             model.train(mode == "train")
         with watched:
-            run, empty = call or _caller(model), True
+            run, empty, finite = call or _caller(model), True, True
             for batch in _batches(loader, batch_size, progress):
                 empty = False
-                run(model, batch)
+                finite &= _is_finite(run(model, batch))
                 if not watched.rules and not functional:
                     raise ValueError(watched.why_nothing())
             if empty:
                 raise ValueError("loader must give at least one batch, but it is empty")
-        return watched.report()
+        finite &= all(bool(p.isfinite().all()) for p in model.parameters())
+        report = watched.report()
+    return report if finite else replace(report, overflowed=True)
+
+
+def _is_finite(output: Any) -> bool:
+    """Whether all tensors in what a model returns are finite."""
+    if isinstance(output, Tensor):
+        return bool(output.isfinite().all()) if output.is_floating_point() else True
+    if isinstance(output, Mapping):
+        return all(map(_is_finite, output.values()))
+    return all(map(_is_finite, output)) if isinstance(output, tuple | list) else True
 
 
 def _caller(model: nn.Module) -> Callable[[nn.Module, Any], Any]:
@@ -110,7 +124,7 @@ def _caller(model: nn.Module) -> Callable[[nn.Module, Any], Any]:
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     tokens = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in model.modules())
 
-    def call(model: nn.Module, batch: Any) -> None:
+    def call(model: nn.Module, batch: Any) -> Any:
         x = batch[0] if isinstance(batch, tuple | list) and batch else batch
         if not isinstance(x, Tensor | np.ndarray):
             raise TypeError(
@@ -124,7 +138,7 @@ def _caller(model: nn.Module) -> Callable[[nn.Module, Any], Any]:
         if like is not None:
             whole = not x.is_floating_point() and (tokens or x.is_complex())
             x = x.to(like.device, x.dtype if whole else like.dtype)
-        model(x)
+        return model(x)
 
     return call
 

@@ -159,6 +159,11 @@ class UnitReport:
 
     layers: tuple[LayerReport, ...]  #: in the order in which they were first called
     unwatched: int = 0  #: calls of functional activations per forward pass that were not watched
+    overflowed: bool = False  #: if a parameter or an output of the model was no finite number
+
+    def __post_init__(self) -> None:
+        if any(layer.nan.any() for layer in self.layers):
+            object.__setattr__(self, "overflowed", True)
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -188,7 +193,8 @@ class UnitReport:
             if name not in self.names:
                 raise ValueError(f"reports must be of the same model; one has no layer {name!r}")
         layers = tuple(layer + other[layer.name] for layer in self.layers)
-        return UnitReport(layers, max(self.unwatched, other.unwatched))
+        unwatched = max(self.unwatched, other.unwatched)
+        return UnitReport(layers, unwatched, self.overflowed or other.overflowed)
 
     def __radd__(self, other: Any) -> UnitReport:
         return self if other == 0 else NotImplemented  # so that sum(reports) works
@@ -211,6 +217,8 @@ class UnitReport:
                 f"(not watched: {self.unwatched} functional calls per forward pass; "
                 "functional=True shows them)"
             )
+        if self.overflowed:
+            lines.append("(overflowed: the model is no longer finite; its counts say nothing else)")
         return "\n".join(lines)
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -254,13 +262,13 @@ class UnitReport:
 
     def save(self, path: str | Path) -> None:
         """Write the report to a file, as JSON."""
-        write(path, self.layers, self.unwatched)
+        write(path, self.layers, self.unwatched, self.overflowed)
 
     @classmethod
     def load(cls, path: str | Path) -> UnitReport:
         """Read what `save` wrote; `ValueError` if the file holds anything else."""
-        layers, unwatched = read(path)
-        return cls(tuple(LayerReport(**row) for row in layers), unwatched)
+        layers, unwatched, overflowed = read(path)
+        return cls(tuple(LayerReport(**row) for row in layers), unwatched, overflowed)
 
     def all_reduce(self, group: Any = None) -> UnitReport:
         """Return the sum of the reports of all ranks; each of them must call it.
@@ -268,5 +276,5 @@ class UnitReport:
         `group` is a process group of `torch.distributed`, by default that of all ranks. Raises
         `ValueError` on every rank if the reports are of different models.
         """
-        rows = sum_over_ranks(self.layers, group)
-        return UnitReport(tuple(LayerReport(**row) for row in rows), self.unwatched)
+        rows, overflowed = sum_over_ranks(self.layers, self.overflowed, group)
+        return UnitReport(tuple(LayerReport(**row) for row in rows), self.unwatched, overflowed)

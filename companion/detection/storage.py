@@ -19,7 +19,9 @@ NUMBERS = ("n_seen", "n_values")
 SUMS = ("active", "steep", "upper", "total", "size", "square")
 
 
-def write(path: str | Path, layers: Iterable[LayerReport], unwatched: int) -> None:
+def write(
+    path: str | Path, layers: Iterable[LayerReport], unwatched: int, overflowed: bool
+) -> None:
     """Write layers to a file; what is no finite number becomes null."""
     rows = []
     for layer in layers:
@@ -28,13 +30,14 @@ def write(path: str | Path, layers: Iterable[LayerReport], unwatched: int) -> No
             sums = getattr(layer, name).tolist()
             row[name] = [value if np.isfinite(value) else None for value in sums]
         rows.append(row)
-    what = {"format": "UnitReport", "version": VERSION, "unwatched": unwatched, "layers": rows}
+    what = {"format": "UnitReport", "version": VERSION, "unwatched": unwatched}
+    what |= {"overflowed": overflowed, "layers": rows}
     text = json.dumps(what, allow_nan=False)
     Path(path).write_text(text, encoding="utf-8")
 
 
-def read(path: str | Path) -> tuple[list[dict[str, Any]], int]:
-    """Read what `write` wrote: the arguments of each layer."""
+def read(path: str | Path) -> tuple[list[dict[str, Any]], int, bool]:
+    """Read what `write` wrote: the arguments of each layer, and the two of the report."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
@@ -46,7 +49,11 @@ def read(path: str | Path) -> tuple[list[dict[str, Any]], int]:
             f"{path} must be of version {VERSION} of the format, not {found.get('version')!r}"
         )
     try:
-        return [_layer(row) for row in found["layers"]], _whole(found["unwatched"])
+        overflowed = found.get("overflowed", False)  # earlier files do not say
+        if not isinstance(overflowed, bool):
+            raise ValueError(f"overflowed must be true or false, not {overflowed!r}")
+        layers = [_layer(row) for row in found["layers"]]
+        return layers, _whole(found["unwatched"]), overflowed
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is no report: {type(error).__name__}: {error}") from None
 
@@ -71,8 +78,10 @@ def _whole(number: Any) -> int:
     return number
 
 
-def sum_over_ranks(layers: tuple[LayerReport, ...], group: Any) -> list[dict[str, Any]]:
-    """Return the arguments of each layer, with sums over all ranks of a process group."""
+def sum_over_ranks(
+    layers: tuple[LayerReport, ...], overflowed: bool, group: Any
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return the arguments of each layer, with sums over all ranks, and if one has overflowed."""
     import torch
     from torch import distributed
 
@@ -90,12 +99,13 @@ def sum_over_ranks(layers: tuple[LayerReport, ...], group: Any) -> list[dict[str
         np.concatenate([[p.n_seen, p.n_values], *(getattr(p, name) for name in SUMS)])
         for p in layers
     ]
-    flat = torch.from_numpy(np.concatenate(sums)).to(device)
+    flat = torch.from_numpy(np.concatenate([*sums, [float(overflowed)]])).to(device)
     distributed.all_reduce(flat, distributed.ReduceOp.SUM, group)
     cuts = np.cumsum([len(s) for s in sums])[:-1]
+    summed, lost = np.split(flat.cpu().numpy(), [-1])
     found = []
-    for p, numbers in zip(layers, np.split(flat.cpu().numpy(), cuts), strict=True):
+    for p, numbers in zip(layers, np.split(summed, cuts), strict=True):
         row: dict[str, Any] = {name: getattr(p, name) for name in WORDS}
         row |= dict(zip(NUMBERS, numbers[:2].astype(int).tolist(), strict=True))
         found.append(row | dict(zip(SUMS, numbers[2:].reshape(len(SUMS), len(p)), strict=True)))
-    return found
+    return found, bool(lost[0] > 0)

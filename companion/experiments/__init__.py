@@ -60,13 +60,15 @@ Rate = float | Callable[[int], float]
 class Curves:
     """What `train` returns. Several learning rates add an axis before the one of the seeds.
 
+    A net is **overflowed** from the first look on at which a parameter, or an output on an example,
+    is no finite number. Nothing else can be said of it: its other numbers are NaN.
+
     Attributes
     ----------
     steps : ndarray of shape (n_times,)
         Steps taken when the net was looked at; the first is 0.
     accuracy : ndarray of shape (n_times, n_seeds)
-        Share of the test examples that are right; none is where the net has overflowed. NaN where
-        the targets are no labels.
+        Share of the test examples that are right. NaN where the targets are no labels.
     loss : ndarray of shape (n_times, n_seeds)
         Mean cross-entropy on the training set, in nats; for real targets, mean squared error.
     living : ndarray of shape (n_times, n_seeds)
@@ -75,11 +77,13 @@ class Curves:
     gradient_norm : ndarray of shape (n_times, n_seeds)
         Largest norm of a mini-batch's gradient, before clipping, since the look before; NaN at
         step 0.
+    overflowed : ndarray of bool of shape (n_times, n_seeds)
+        Nets that are no longer finite.
     start, end : dict of str to ndarray of shape (n_seeds, ...)
         The parameters before and after training, under PyTorch's names, such as ``0.weight``.
     alive : ndarray of bool of shape (n_times, n_seeds, n_units)
         What `living` averages: one layer's units, or channels, after the other's; the features
-        of a sequence are on its last axis.
+        of a sequence are on its last axis. False, and without a meaning, where `overflowed`.
     layers : tuple of int
         Number of units of each layer in `alive`.
     """
@@ -89,6 +93,7 @@ class Curves:
     loss: np.ndarray
     living: np.ndarray
     gradient_norm: np.ndarray
+    overflowed: np.ndarray
     start: State = field(repr=False)
     end: State = field(repr=False)
     alive: np.ndarray = field(repr=False)
@@ -207,16 +212,22 @@ def train(
             if step % every == 0 or step == steps:
                 looks.append(ensemble.look())
                 times.append(step)
-    accuracy, loss, norm, alive = (np.stack(column) for column in zip(*looks, strict=True))
+    accuracy, loss, norm, lost, alive = (np.stack(column) for column in zip(*looks, strict=True))
+    lost = np.logical_or.accumulate(lost)
+    living = alive.mean(-1) if alive.shape[-1] else np.full(alive.shape[:-1], np.nan)
+    accuracy, loss, norm, living = (
+        np.where(lost, np.nan, x) for x in (accuracy, loss, norm, living)
+    )
+    alive = alive & ~lost[..., None]
     after = ensemble.state()
     places = np.arange(len(rates) * len(generators)).reshape(len(rates), -1)
     if not isinstance(learning_rate, Sequence):
-        accuracy, loss, norm, alive = (x[:, 0] for x in (accuracy, loss, norm, alive))
+        accuracy, loss, norm, lost = (x[:, 0] for x in (accuracy, loss, norm, lost))
+        living, alive = living[:, 0], alive[:, 0]
         before, after = ({name: p[0] for name, p in state.items()} for state in (before, after))
         places = places[0]
-    living = alive.mean(-1) if alive.shape[-1] else np.full(alive.shape[:-1], np.nan)
     return Curves(
-        np.array(times), accuracy, loss, living, norm, before, after, alive, ensemble.layers,
+        np.array(times), accuracy, loss, living, norm, lost, before, after, alive, ensemble.layers,
         places, ensemble.net_of,
     )  # fmt: skip
 

@@ -184,7 +184,7 @@ class Ensemble:
 
     @torch.no_grad()
     def look(self) -> tuple[np.ndarray, ...]:
-        """Test accuracy, training loss, largest gradient, living units; one by one fits a cache."""
+        """Accuracy, loss, largest gradient, overflow, living units; one by one fits a cache."""
         net = self.copy_of_net()
         noted: list[np.ndarray] = []
         for module in net.modules():
@@ -195,14 +195,15 @@ class Ensemble:
         for replica in range(self.n_rates * self.n_seeds):
             noted.clear()
             state = self.replica(parameters, replica)
-            seen.append(self.look_at(partial(functional_call, net, state), net))
+            seen.append(self.look_at(partial(functional_call, net, state), net, state))
             alive.append(np.concatenate(noted) if noted else np.zeros(0, dtype=bool))
         self.layers = tuple(map(len, noted))
         shape = self.n_rates, self.n_seeds
         largest = self.largest.cpu().numpy().copy()
         self.largest.fill_(math.nan)
-        columns = (column.reshape(shape) for column in np.array(seen).T)
-        return *columns, largest, np.array(alive).reshape(*shape, -1)
+        accuracy, loss, finite = (column.reshape(shape) for column in np.array(seen).T)
+        lost = finite == 0
+        return accuracy, loss, largest, lost, np.array(alive).reshape(*shape, -1)
 
     def copy_of_net(self) -> nn.Module:
         """Copy the model; what its batch norms keep of the next batch is that batch's alone."""
@@ -231,17 +232,21 @@ class Ensemble:
             norm.momentum = kept.momentum
         return net.eval()
 
-    def look_at(self, call: Callable[[Tensor], Tensor], net: nn.Module) -> tuple[float, float]:
-        """Test accuracy and training loss of one replica."""
+    def look_at(
+        self, call: Callable[[Tensor], Tensor], net: nn.Module, state: dict[str, Tensor]
+    ) -> tuple[float, float, bool]:
+        """Test accuracy and training loss of one replica, and whether all of it is finite."""
         net.train()
-        loss = self.loss(call(self.x_train), self.y_train, reduction="mean").item()
-        if not self.labels:
-            return math.nan, loss
+        trained = call(self.x_train)
+        loss = self.loss(trained, self.y_train, reduction="mean")
         net.eval()
         tested = call(self.x_test)
+        known = (*(state[name] for name in self.names), trained, tested, loss)
+        finite = all(bool(tensor.isfinite().all()) for tensor in known)
+        if not self.labels:
+            return math.nan, loss.item(), finite
         correct = tested.argmax(-1) == self.y_test
-        correct &= tested.isfinite().all(-1)  # the largest of NaNs is no answer
-        return correct.double().mean().item(), loss
+        return correct.double().mean().item(), loss.item(), finite
 
 
 def _note_living(alive: list[np.ndarray], module: Elementwise, inputs: tuple[Tensor]) -> None:
