@@ -1,6 +1,6 @@
 # One verb per task; CI runs the same verbs. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks replicate bench lab clean
+.PHONY: help install book test notebooks replicate matrix bench lab clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -18,19 +18,24 @@ INSTALL = python -m pip install --quiet --constraint constraints.txt $(TORCH_IND
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
+install: $(VENV)/test.installed book/assets/vendor/katex/katex.min.css  ## install what `make test` needs, into VENV
+
 book: $(VENV)/book.installed book/assets/vendor/katex/katex.min.css  ## build the website
 	jupyter-book build book/ --config "$(CURDIR)/_config.yml" --toc "$(CURDIR)/_toc.yml" \
 		--path-output "$(CURDIR)" -W -n --keep-going --quiet > /dev/null
 	@echo _build/html/index.html
 
 test: $(VENV)/test.installed book/assets/vendor/katex/katex.min.css  ## run every check: package, notebooks, prose, site
-	python -m pytest -n 2 --dist loadscope --cov --cov-report term:skip-covered --cov-fail-under 95
+	python -m pytest -n 2 --cov --cov-report term:skip-covered --cov-fail-under 95
 
 notebooks: $(VENV)/test.installed  ## run the notebooks again and store their outputs (NAMES="intro activations")
 	python -m companion.notebooks $(NAMES)
 
-replicate: $(VENV)/test.installed  ## run the book (or NAMES) on SEEDS other seeds and count how often claims hold
+replicate: $(VENV)/test.installed  ## run the book (or NAMES) on SEEDS other seeds and store what its claims measure
 	python -m companion.notebooks $(NAMES) --replicate $(SEEDS)
+
+matrix: $(VENV)/test.installed  ## run the notebooks as other machines would, and with the newest Python, PyTorch, NumPy
+	python -m tests.matrix $(NAMES)
 
 bench: $(VENV)/test.installed  ## measure speed side by side, on an otherwise idle machine
 	for script in benchmarks/*.py; do python $$script || exit 1; done

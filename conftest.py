@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +12,14 @@ import yaml
 os.environ["TQDM_DISABLE"] = "1"  # no progress bars in tests, nor in the notebooks they run
 
 pytest_plugins = ("tests.comparison",)
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a notebook in one process, whatever ``--dist`` says: its cells share a kernel."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    return LoadScopeScheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -46,13 +46,14 @@ from companion.activations import (
     softsign,
     tanh,
 )
-from companion.claims import ClaimError, claim
+from companion.claims import ClaimError, check, claim
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ACTIVATIONS",
     "ClaimError",
+    "check",
     "claim",
     "elu",
     "gelu",

@@ -1,30 +1,36 @@
 """State what the prose is about to say, and fail where it isn't so.
 
-A chapter's cell calls `claim` with the number it has just measured and the bound that theory or the
-spread over seeds allows. The call prints one line, which is stored with the notebook, compared when
-the notebook is run again, linked from the prose and listed in the ledger; `Claim.parse` reads the
-line back. Nothing else keeps a record.
+A chapter's cell calls `claim` with what it has just measured. There are three kinds, by what the
+sentence says: a **theory** names the value expected and how far off theory allows it to be; an
+**estimate** is a mean over seeds with its interval, and nothing about it is set by hand; an
+**order** says on which side of a bound the whole interval lies. The call prints one line, which is
+stored with the notebook, compared when the notebook is run again, linked from the prose and listed
+in the ledger; `Claim.parse` reads the line back. Identities are no claims: they are `check`.
 
 Used in every chapter; listed in the chapter `claims`.
 
 >>> claim("he-preserves-rms", 0.998, expect=1.0, within=0.02, source="He et al. 2015, eq. 10")
 ✓ he-preserves-rms: 0.998 (expected 1.00 ± 0.02; He et al. 2015, eq. 10)
+>>> claim("accuracy", [96.1, 95.7, 96.4, 95.9], unit="%")
+✓ accuracy: 96.0 ± 0.5 % over 4 seeds (estimate)
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["VARIES", "Claim", "ClaimError", "claim", "interval"]
+__all__ = ["VARIES", "Claim", "ClaimError", "check", "claim", "interval"]
 
 VARIES: Mapping[str, str] = MappingProxyType(
     {
@@ -39,8 +45,8 @@ _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|inf|nan)"
 _LINE = re.compile(
     rf"(?P<mark>[✓✗]) (?P<id>{_ID.pattern}): (?P<value>{_NUMBER})"
     rf"(?: ± (?P<spread>{_NUMBER}))?(?P<unit> ?[^\d\s(][^\d(]*?)??"
-    rf"(?: over (?P<n_seeds>\d+) seeds)?"
-    rf" \((?P<bounds>(?:expected|above|below) [^;]*?)"
+    rf"(?: over (?P<n_seeds>\d+) seeds(?:, (?P<n_overflowed>\d+) more overflowed)?)?"
+    rf" \((?P<bounds>estimate|(?:expected|above|below) [^;]*?)"
     rf"(?:; varies: (?P<varies>{'|'.join(VARIES)}))?(?:; (?P<source>.*))?\)"
 )
 
@@ -54,7 +60,8 @@ class Claim:
     """One claim: what was measured, and what it was required to be.
 
     The fields are the arguments of `claim`. `value` is the mean where there are several seeds;
-    then `spread` is half the width of its 95 % interval, and `n_seeds` their number.
+    then `spread` is half the width of its 95 % interval, `n_seeds` the number of seeds in it, and
+    `n_overflowed` the number of further seeds whose nets overflowed and are not in it.
     """
 
     id: str
@@ -68,43 +75,57 @@ class Claim:
     unit: str = ""
     varies: str | None = None
     source: str = ""
+    n_overflowed: int = 0
+
+    @property
+    def kind(self) -> str:
+        """By what it requires: "theory", "order" or "estimate"."""
+        if self.expect is not None:
+            return "theory"
+        return "estimate" if self.above is None and self.below is None else "order"
 
     @property
     def holds(self) -> bool:
-        """Whether the value lies inside its bounds; a value that is NaN never does."""
-        return self._admits(self.value)
+        """Whether value and interval are as required; what is no finite number never is."""
+        return self._admits(self.value, self.spread or 0.0)
 
-    def _admits(self, value: float) -> bool:
+    def _admits(self, value: float, spread: float) -> bool:
         if self.expect is not None and self.within is not None:
             rounding = 1e-15 * (abs(self.expect) + self.within)  # 1.02 - 1 is not 0.02 in binary
             return abs(value - self.expect) <= self.within + rounding
         lowest = -math.inf if self.above is None else self.above
         highest = math.inf if self.below is None else self.below
-        return lowest < value < highest
+        return lowest < value - spread and value + spread < highest
 
     @property
     def measured(self) -> str:
         """The measured value as the line prints it, with spread, unit and number of seeds."""
-        for more in range(10):  # rounding must not carry it across a bound: 0.9999 is below 1
-            mean = _rounded(self.value, self._decimals, more)
-            if self._admits(float(mean)) == self.holds:
-                break
+        mean, spread = self._printed()
         unit = self.unit if self.unit in ("", "×") else f" {self.unit}"
-        if self.spread is None:
+        if spread is None:
             return mean + unit
-        spread = _rounded(self.spread, self._decimals, more)
-        return f"{mean} ± {spread}{unit} over {self.n_seeds} seeds"
+        lost = f", {self.n_overflowed} more overflowed" if self.n_overflowed else ""
+        return f"{mean} ± {spread}{unit} over {self.n_seeds} seeds{lost}"
+
+    def _printed(self) -> tuple[str, str | None]:
+        """Mean and spread, in as many places that rounding carries neither across a bound."""
+        for more in range(10):  # 0.9999 is below 1
+            mean = _rounded(self.value, self._decimals, more)
+            spread = None if self.spread is None else _rounded(self.spread, self._decimals, more)
+            if self._admits(float(mean), float(spread or 0)) == self.holds:
+                break
+        return mean, spread
 
     @property
     def required(self) -> str:
-        """The bounds in words: "expected 1.00 ± 0.02", "above 0.9, below 1"."""
+        """In words: "expected 1.00 ± 0.02", "above 0.9, below 1", "estimate"."""
         if self.expect is not None and self.within is not None:
             if self.within == 0:
                 return f"expected {self.expect:.12g} exactly"
             decimals = max(_last_place(self.within), 0)
             return f"expected {_rounded(self.expect, decimals)} ± {self.within:.12g}"
         bounds = (("above", self.above), ("below", self.below))
-        return ", ".join(f"{word} {x:.12g}" for word, x in bounds if x is not None)
+        return ", ".join(f"{word} {x:.12g}" for word, x in bounds if x is not None) or "estimate"
 
     @property
     def _decimals(self) -> int | None:
@@ -129,7 +150,7 @@ class Claim:
             return None
         part = found.groupdict()
         bounds: dict[str, float] = {}
-        for phrase in part["bounds"].split(", "):
+        for phrase in part["bounds"].split(", ") if part["bounds"] != "estimate" else ():
             word, number, *tolerance = phrase.split()
             bounds["expect" if word == "expected" else word] = float(number)
             if word == "expected":
@@ -139,6 +160,7 @@ class Claim:
             float(part["value"]),
             spread=None if part["spread"] is None else float(part["spread"]),
             n_seeds=None if part["n_seeds"] is None else int(part["n_seeds"]),
+            n_overflowed=int(part["n_overflowed"] or 0),
             unit=(part["unit"] or "").strip(),
             varies=part["varies"],
             source=part["source"] or "",
@@ -154,6 +176,7 @@ def claim(
     within: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    overflowed: ArrayLike | None = None,
     unit: str = "",
     varies: str | None = None,
     source: str = "",
@@ -166,26 +189,30 @@ def claim(
         Kebab-case name, unique in the book: the prose links to it as ``[50 %](claim:id)``.
     value : float or array_like of shape (n_seeds,)
         What was measured. Of several seeds the mean is claimed, with its 95 % interval (Student).
-    expect : float, optional
-        The value expected, from theory or a source.
-    within : float, optional
-        Difference from `expect` that is allowed. Default, for several seeds only: four standard
-        errors of their mean. Zero asks for equality.
+        Without `expect`, `above` and `below` the claim is an estimate, which needs several seeds:
+        that other seeds and machines agree is for the replications to show.
+    expect, within : float, optional
+        The value expected, from theory or a source, and the difference from it that theory allows:
+        finite width, sampling error. Zero asks for equality.
     above, below : float, optional
-        Strict bounds, instead of `expect`; at least one of the three is needed.
+        Strict bounds, instead of `expect`: of several seeds the whole interval must lie inside.
+    overflowed : array_like of bool of shape (n_seeds,), optional
+        Nets that are no longer finite, as ``Curves.overflowed`` tells. They don't enter the mean;
+        the line says how many there are.
     unit : str, default ""
         Unit of value and bounds, printed behind the number.
     varies : {None, "rounding", "timing"}, default None
         Why a second run may print another value: then the stored value and the new one must both
-        lie inside the bounds. By default they must agree to the last printed place.
+        lie inside the bounds. By default they must agree: within their interval, or to the last
+        printed place where there is none.
     source : str, default ""
         Where the expectation comes from: paper and equation, or the argument.
 
     Raises
     ------
     ClaimError
-        If the value is outside its bounds, or not a number. With ``COMPANION_CLAIMS=record`` in
-        the environment (the replication run) the line is printed with ✗ instead.
+        If the value is not as required, or not a finite number. In a replication, where
+        ``COMPANION_CLAIMS`` names a file, the value is noted there and the run goes on.
     TypeError, ValueError
         If the arguments make no claim.
 
@@ -193,22 +220,76 @@ def claim(
     --------
     >>> claim("half-of-the-digits-are-odd", 5, expect=5, within=0)
     ✓ half-of-the-digits-are-odd: 5 (expected 5 exactly)
-    >>> claim("accuracy", [96.1, 95.7, 96.4, 95.9], above=95, unit="%")
-    ✓ accuracy: 96.0 ± 0.5 % over 4 seeds (above 95)
+    >>> claim("gain", [2.1, 1.7, 2.4, 1.9], above=0, unit="points")
+    ✓ gain: 2.0 ± 0.5 points over 4 seeds (above 0)
     """
-    values = _measured_values(value)
+    _check_arguments(id, expect, within, above, below, unit, varies, source)
+    try:
+        values, lost = _measured_values(id, value, overflowed)
+    except ClaimError as error:
+        _note_or_raise(id, None, False, error)
+        return
     mean, spread = float(values.mean()), None
     if values.ndim:
         _, low, high = interval(values)
         spread = float(high - low) / 2
-        if expect is not None and within is None:
-            within = float(f"{4 * values.std(ddof=1) / math.sqrt(values.size):.2g}")
-    _check(id, expect, within, above, below, unit, varies, source)
+        spread = 0.0 if spread < 1e-12 * abs(mean) else spread  # the rounding of equal values
+    if expect is None and above is None and below is None and not values.ndim:
+        raise ValueError(f"{id}: an estimate needs the values of several seeds, not one number")
     seeds = values.size if values.ndim else None
-    made = Claim(id, mean, expect, within, above, below, spread, seeds, unit, varies, source)
-    if not made.holds and os.environ.get("COMPANION_CLAIMS") != "record":
-        raise ClaimError(str(made))
+    made = Claim(
+        id, mean, expect, within, above, below, spread, seeds, unit, varies, source, lost
+    )  # fmt: skip
+    _note_or_raise(id, mean, bool(made.holds), ClaimError(str(made)))
     print(made)
+
+
+def _note_or_raise(id: str, value: float | None, holds: bool, error: ClaimError) -> None:
+    """In a replication note the value, elsewhere raise the error unless the claim holds."""
+    if note := os.environ.get("COMPANION_CLAIMS"):
+        with Path(note).open("a") as file:
+            file.write(json.dumps({"id": id, "value": value, "holds": holds}) + "\n")
+    elif not holds:
+        raise error
+
+
+def check(says: str, value: ArrayLike, expected: ArrayLike, *, within: float = 0.0) -> None:
+    """Assert an identity, an agreement to rounding or any other thing that no seed can change.
+
+    Parameters
+    ----------
+    says : str
+        What holds, in a few words, such as "three layers are one".
+    value, expected : array_like
+        Numbers or booleans, of shapes that broadcast.
+    within : float, default 0
+        Largest difference allowed, of any element.
+
+    Raises
+    ------
+    ClaimError
+        If an element differs by more, or is not a finite number.
+    ValueError
+        If `within` is negative or no finite number, or `says` is not one line of text.
+
+    Examples
+    --------
+    >>> check("two halves are one", 0.5 + 0.5, 1)
+    ✓ check: two halves are one
+    >>> check("sin is odd", np.sin([-1.0, -2.0]), -np.sin([1.0, 2.0]), within=1e-15)
+    ✓ check: sin is odd, to 1e-15
+    """
+    if not isinstance(says, str) or not says.strip() or "\n" in says:
+        raise ValueError(f"says must be one line of text, not {says!r}")
+    if not 0 <= within < math.inf:
+        raise ValueError(f"within must be finite and not negative, not {within!r}")
+    got, wanted = (np.asarray(given, dtype=float) for given in (value, expected))
+    if not (np.isfinite(got).all() and np.isfinite(wanted).all()):
+        raise ClaimError(f"✗ check: {says}: not all of it is a finite number")
+    gap = float(abs(got - wanted).max(initial=0.0))
+    if not gap <= within:
+        raise ClaimError(f"✗ check: {says}: off by {gap:.3g}, allowed {within:.3g}")
+    print(f"✓ check: {says}" + (f", to {within:.3g}" if within else ""))
 
 
 def interval(values: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -217,33 +298,63 @@ def interval(values: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Parameters
     ----------
     values : array_like of shape (..., n_seeds)
-        Two seeds at least.
+        Two seeds at least. NaN marks a seed that has no value, since its net has overflowed: it is
+        left out.
 
     Returns
     -------
     mean, low, high : ndarray of shape (...)
+        NaN where fewer than two seeds are left.
     """
     from scipy.special import stdtrit
 
-    values = np.asarray(values)
-    n = values.shape[-1]
-    if n < 2:
+    values = np.asarray(values, dtype=float)
+    if values.shape[-1] < 2:
+        n = values.shape[-1]
         raise ValueError(f"values must hold two seeds at least along the last axis, not {n}")
-    mean = values.mean(axis=-1)
-    half = stdtrit(n - 1, 0.975) * values.std(axis=-1, ddof=1) / math.sqrt(n)
+    there = ~np.isnan(values)
+    n = there.sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(there, values, 0.0).sum(axis=-1) / n
+        squares = np.where(there, values - mean[..., None], 0.0) ** 2
+        half = stdtrit(n - 1, 0.975) * np.sqrt(squares.sum(axis=-1) / (n - 1) / n)
+    mean = np.where(n < 2, np.nan, mean)
     return mean, mean - half, mean + half
 
 
-def _measured_values(value: ArrayLike) -> np.ndarray:
+def _measured_values(
+    id: str, value: ArrayLike, overflowed: ArrayLike | None
+) -> tuple[np.ndarray, int]:
+    """Check what was measured; return it without the nets that overflowed, and their number."""
     values = np.asarray(value)
     if values.dtype.kind not in "fiu":
         raise TypeError(f"value must be a real number or an array of them, not {value!r}")
     if values.ndim > 1 or (values.ndim == 1 and values.size < 2):
-        raise ValueError(f"value must be one number, or one per seed, not of shape {values.shape}")
-    return values.astype(float)
+        raise ValueError(
+            f"{id}: value must be one number, or one per seed (two at least), "
+            f"not of shape {values.shape}"
+        )
+    values, lost = values.astype(float), 0
+    if overflowed is not None:
+        gone = np.asarray(overflowed)
+        if gone.dtype != bool or gone.shape != values.shape:
+            raise ValueError(
+                f"{id}: overflowed must hold a truth value per seed, of shape {values.shape}, "
+                f"not {gone.dtype} of shape {gone.shape}"
+            )
+        lost = int(gone.sum())
+        values = values[~gone]
+        if values.size < 2:
+            raise ClaimError(f"✗ {id}: of {gone.size} nets {lost} have overflowed: no mean is left")
+    if not np.isfinite(values).all():
+        raise ClaimError(
+            f"✗ {id}: {np.count_nonzero(~np.isfinite(values))} of {values.size} values are no "
+            "finite number; if nets have overflowed, say which: overflowed="
+        )
+    return values, lost
 
 
-def _check(
+def _check_arguments(
     id: str,
     expect: float | None,
     within: float | None,
@@ -263,10 +374,10 @@ def _check(
             raise TypeError(f"{name} must be a real number, not {bound!r}")
         if not math.isfinite(bound):
             raise ValueError(f"{name} must be finite, not {bound!r}")
-    if (expect is None) == (above is None and below is None):
+    if expect is not None and not (above is None and below is None):
         raise ValueError(f"{id}: give either expect, or above and/or below")
     if (expect is None) != (within is None):
-        raise ValueError(f"{id}: expect and within go together (of one value, give both)")
+        raise ValueError(f"{id}: expect and within go together")
     if within is not None and within < 0:
         raise ValueError(f"within must not be negative, not {within!r}")
     if above is not None and below is not None and not above < below:

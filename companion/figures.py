@@ -2,14 +2,17 @@
 
 A figure function takes an Axes, or makes one, and returns it. Colours are Okabe and Ito's, which
 readers with any kind of colour vision can tell apart; lines carry their names beside them instead
-of in a legend; what comes from several seeds has its 95 % interval.
+of in a legend; what comes from several seeds has its 95 % interval. A figure that holds such means
+stores them, with their intervals, inside its PNG: another processor draws other pixels, and may.
 
 Used in every chapter.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +21,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -25,7 +29,15 @@ from numpy.typing import ArrayLike
 from companion.activations import Activation
 from companion.claims import interval
 
-__all__ = ["COLOURS", "panels", "plot_activation", "plot_grid", "plot_lines", "use_style"]
+__all__ = [
+    "COLOURS",
+    "panels",
+    "plot_activation",
+    "plot_grid",
+    "plot_lines",
+    "use_style",
+    "varies_within",
+]
 
 COLOURS = MappingProxyType(
     {
@@ -90,14 +102,64 @@ def use_style() -> None:
         shell.display_formatter.formatters["image/png"].for_type(Figure, _png)
 
 
+def varies_within(artist: Artist, y: ArrayLike, x: ArrayLike | None = None) -> None:
+    """Say how far the numbers behind a drawn line or image may be off on another machine.
+
+    The tests then compare these numbers instead of the picture. `plot_lines` and `plot_grid` do so
+    for the means of seeds; what a page draws by itself from trained nets needs it.
+
+    Parameters
+    ----------
+    artist : Line2D or AxesImage
+        What `Axes.plot` or `Axes.imshow` made.
+    y : float or array_like
+        Half widths of the intervals of its y values, or of the image's values; of their shape.
+    x : float or array_like, optional
+        The same for its x values; by default they are the same everywhere.
+    """
+    artist.within = y, 0.0 if x is None else x  # type: ignore[attr-defined]
+
+
+def _numbers(figure: Figure) -> list[dict[str, Any]] | None:
+    """Collect the numbers behind a figure, or None if none of them may vary."""
+    drawn, varies = [], False
+    for place, ax in enumerate(figure.axes):
+        wide, high = (abs(np.subtract(*ends)) / 200 for ends in (ax.get_xlim(), ax.get_ylim()))
+        for line in ax.lines:
+            x, y = np.transpose(line.get_xydata())
+            if line.get_transform() != ax.transData or not x.size:
+                continue
+            half_y, half_x = getattr(line, "within", (None, wide))
+            if half_y is None:  # a hundred points show the shape of any curve
+                thinned = len(x) // 100 + 1
+                x, y, half_y = x[::thinned], y[::thinned], high
+            drawn.append({"axes": place, "x": x, "x within": half_x, "y": y, "y within": half_y})
+        for image in ax.images:
+            half = getattr(image, "within", (0.005, None))[0]
+            drawn.append({"axes": place, "y": image.get_array(), "y within": half})
+        varies |= any(hasattr(artist, "within") for artist in (*ax.lines, *ax.images))
+    short = [{name: _short(values) for name, values in found.items()} for found in drawn]
+    return short if varies else None
+
+
+def _short(values: ArrayLike) -> Any:
+    """Five digits of each number, as lists for JSON; what is no number as None."""
+    flat = [float(f"{v:.5g}") if np.isfinite(v) else None for v in np.ravel(values)]
+    return flat if np.ndim(values) else flat[0]
+
+
 def _png(figure: Figure) -> bytes:
     """Draw at twice the size it is shown in, with 64 colours: a third of the bytes."""
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
-    image = Image.open(drawn).convert("RGB")
-    image.quantize(64, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    image = Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    inside = PngImagePlugin.PngInfo()
+    if numbers := _numbers(figure):
+        inside.add_text("numbers", json.dumps(numbers, separators=(",", ":")), zip=True)
+        inside.add_text("pixels", hashlib.sha256(image.convert("RGB").tobytes()).hexdigest())
+    image.save(small, format="png", optimize=True, pnginfo=inside)
     return small.getvalue()
 
 
@@ -167,7 +229,8 @@ def plot_lines(
     x : array_like of shape (n,)
         Shared by the lines.
     lines : mapping of str to array_like of shape (n,) or (n, n_seeds)
-        By name. With seeds, the mean is drawn, and a band over its 95 % interval.
+        By name. With seeds, the mean is drawn, and a band over its 95 % interval. Seeds that are
+        NaN, since their nets have overflowed, are left out; the line's name says how many they are.
     ax : Axes, optional
         To draw on; by default a new one.
     **settings
@@ -186,7 +249,7 @@ def plot_lines(
     if len(lines) > len(COLOURS):
         raise ValueError(f"lines must be at most {len(COLOURS)}, one per colour, not {len(lines)}")
     ax = _axes(ax)
-    means = []
+    means: dict[str, np.ndarray] = {}
     colours = _choose_colours(lines)
     for place, (name, given) in enumerate(lines.items()):
         values = np.asarray(given)
@@ -194,14 +257,20 @@ def plot_lines(
             raise ValueError(
                 f"lines[{name!r}] must have the length of x, {len(x)}, not {len(values)}"
             )
+        shown, half = name, None
         if values.ndim == 2:
+            lost = np.isnan(values).any(axis=0).sum()
+            shown += f" ({lost} of {values.shape[1]} overflowed)" if lost else ""
             values, low, high = interval(values)
+            half = (high - low) / 2
             ax.fill_between(x, low, high, color=colours[name], alpha=0.2, linewidth=0)
         dashes = "-" if place < 3 else (0, (4, 3))  # shows a line that it covers
-        ax.plot(x, values, color=colours[name], linestyle=dashes)
-        means.append(values)
+        (line,) = ax.plot(x, values, color=colours[name], linestyle=dashes)
+        if half is not None:
+            varies_within(line, half)
+        means[shown], colours[shown] = values, colours[name]
     ax.set(xlim=(x.min(), x.max()), **settings)
-    _name_ends(ax, x, dict(zip(lines, means, strict=True)), colours)
+    _name_ends(ax, x, means, colours)
     return ax
 
 
@@ -212,8 +281,9 @@ def plot_grid(
 
     Parameters
     ----------
-    values : array_like of shape (n_rows, n_columns)
-        The first row is drawn at the bottom.
+    values : array_like of shape (n_rows, n_columns) or (n_rows, n_columns, n_seeds)
+        The first row is drawn at the bottom. With seeds, their mean is drawn; seeds that are NaN,
+        since their nets have overflowed, are left out, and a field without two others is empty.
     rows, columns : iterable
         What stands beside and below the fields.
     ax : Axes, optional
@@ -225,11 +295,17 @@ def plot_grid(
     -------
     Axes
     """
-    ax, values = _axes(ax), np.asarray(values)
-    ax.imshow(values, cmap="Blues", vmin=0, vmax=1.2, aspect="auto", origin="lower")
+    ax, values, half = _axes(ax), np.asarray(values), None
+    if values.ndim == 3:
+        values, low, high = interval(values)
+        half = (high - low) / 2
+    image = ax.imshow(values, cmap="Blues", vmin=0, vmax=1.2, aspect="auto", origin="lower")
+    if half is not None:
+        varies_within(image, half)
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if value > 0.7 else COLOURS["black"]
-        ax.text(column, row, f"{100 * value:.0f}", color=colour, ha="center", va="center")
+        shown = f"{100 * value:.0f}" if np.isfinite(value) else "–"
+        ax.text(column, row, shown, color=colour, ha="center", va="center")
     ax.set_xticks(range(values.shape[1]), [str(name) for name in columns])
     ax.set_yticks(range(values.shape[0]), [str(name) for name in rows])
     ax.tick_params(length=0)

@@ -12,8 +12,11 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -27,11 +30,17 @@ __all__ = [
     "ledger",
     "read_claims",
     "replicate",
+    "replications",
     "stored_figure",
     "toc",
 ]
 
 _LINK = re.compile(r"\[(?P<text>[^\[\]]+)\]\(claim:(?P<id>[^)\s]*)\)")
+_MARKER = re.compile(r"\s*(?:#+|>|[-*]|\d+\.|\|)(?=\s)\s*")
+_END = re.compile(
+    r"(?<!\be\.g)(?<!\bi\.e)(?<!\bet al)(?<!\b[Ff]ig)(?<!\beq)(?<!\bcf)(?<!\bvs)"
+    r"[.!?][\"”’)*]*\s+(?=[\"“(*]*[A-Z$\[`])"
+)
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -47,14 +56,14 @@ class Record:
         Stem of the notebook.
     section : str
         Title of the section whose cell makes the claim.
-    statement : str
-        The sentence of the book that leans on it, in Markdown; empty if there is none.
+    statements : tuple of str
+        The sentences of the book that lean on it, in Markdown.
     """
 
     claim: Claim
     page: str
     section: str
-    statement: str
+    statements: tuple[str, ...]
 
 
 def toc(book: Path) -> list[Path]:
@@ -74,7 +83,7 @@ def fingerprint(source: str) -> str:
     return hashlib.sha256(source.strip().encode()).hexdigest()[:12]
 
 
-def execute(path: Path, *, seed: int = 0, record: bool = False) -> dict[str, Any]:
+def execute(path: Path, *, seed: int = 0, notes: Path | None = None) -> dict[str, Any]:
     """Run a notebook in a fresh kernel and return it, cleaned, without writing it.
 
     Parameters
@@ -83,8 +92,9 @@ def execute(path: Path, *, seed: int = 0, record: bool = False) -> dict[str, Any
         The notebook; it runs in its own folder.
     seed : int, default 0
         ``COMPANION_SEED`` of the run.
-    record : bool, default False
-        Go on at a claim that fails, and print it marked ✗.
+    notes : Path, optional
+        File to which every claim adds its value, as a line of JSON; then the run goes on at a claim
+        that fails.
 
     Returns
     -------
@@ -100,7 +110,7 @@ def execute(path: Path, *, seed: int = 0, record: bool = False) -> dict[str, Any
     from nbclient import NotebookClient
 
     environment = dict(os.environ, COMPANION_SEED=str(seed), TQDM_DISABLE="1")
-    environment["COMPANION_CLAIMS"] = "record" if record else ""
+    environment["COMPANION_CLAIMS"] = str(notes.resolve()) if notes else ""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
@@ -114,13 +124,31 @@ def execute(path: Path, *, seed: int = 0, record: bool = False) -> dict[str, Any
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.metadata["ran"] = fingerprint(cell.source)
+            cell.outputs = _joined(cell.outputs)
     return json.loads(nbformat.writes(notebook))
 
 
+def _joined(outputs: list[Any]) -> list[Any]:
+    """Join neighbouring pieces of one stream, which a kernel sends as it happens to."""
+    joined: list[Any] = []
+    for output in outputs:
+        before = joined[-1] if joined else {}
+        if output["output_type"] == "stream" and before.get("name") == output["name"]:
+            before["text"] += output["text"]
+        else:
+            joined.append(output)
+    return joined
+
+
 def _write(path: Path, notebook: dict[str, Any]) -> None:
-    """Replace a notebook at once, so that none is ever half written."""
+    text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
+    _replace(path, text + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a file at once, so that none is ever half written."""
     beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    beside.write_text(text)
     beside.replace(path)
 
 
@@ -140,12 +168,29 @@ def _claims(notebook: dict[str, Any]) -> Iterator[tuple[Claim, str]]:
 def _statements(markdown: str) -> Iterator[tuple[str, str]]:
     """Yield each claim id that a text links to, with the sentence that links; its link is bold."""
     prose = re.sub(r"^(?::::|```|:\w+:).*$", "\n", markdown, flags=re.MULTILINE)  # directives
-    for paragraph in re.split(r"\n\s*\n", prose):
+    prose = re.sub(r"^\$\$.*?^\$\$", "\n", prose, flags=re.MULTILINE | re.DOTALL)
+    for paragraph in re.split(rf"\n\s*\n|\n(?={_MARKER.pattern})", prose):
         text = re.sub(r"\s*\{cite:?\w*\}`[^`]*`", "", " ".join(paragraph.split()))
-        for sentence in re.split(r"(?<=[.!?:])\s+(?=[A-Z\[*$`])", text):
+        if text.startswith("|"):  # a row of a table
+            text = " · ".join(cell.strip() for cell in re.split(r"(?<!\\)\|", text.strip("|")))
+        marker = _MARKER.match(text)
+        for sentence in _sentences(text[marker.end() :] if marker else text):
             for link in _LINK.finditer(sentence):
                 bold = sentence[: link.start()] + f"**{link['text']}**" + sentence[link.end() :]
-                yield link["id"], _LINK.sub(r"\g<text>", bold).lstrip("#>-0123456789. ")
+                yield link["id"], _LINK.sub(r"\g<text>", bold).strip()
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """Cut a paragraph into sentences; a bracket, bold words or an abbreviation are never cut."""
+    start = 0
+    for end in _END.finditer(text):
+        piece = _LINK.sub(r"\g<text>", text[start : end.end()])
+        piece = re.sub(r"\$[^$]*\$", "", piece)
+        if piece.count("(") == piece.count(")") and piece.count("**") % 2 == 0:
+            yield text[start : end.end()].strip()
+            start = end.end()
+    if text[start:].strip():
+        yield text[start:].strip()
 
 
 def read_claims(book: Path) -> list[Record]:
@@ -163,17 +208,17 @@ def read_claims(book: Path) -> list[Record]:
     """
     pages = {page: page.read_text() for page in toc(book)}
     notebooks = {page: json.loads(text) for page, text in pages.items() if page.suffix == ".ipynb"}
-    statements: dict[str, str] = {}
+    statements: dict[str, list[str]] = {}
     for page, text in pages.items():
         cells = notebooks[page]["cells"] if page in notebooks else [{"source": text}]
         for cell in cells:
             if cell.get("cell_type", "markdown") == "markdown":
                 for id, sentence in _statements("".join(cell["source"])):
-                    statements.setdefault(id, sentence)
+                    statements.setdefault(id, []).append(sentence)
     records: dict[str, Record] = {}
     for page, notebook in notebooks.items():
         for found, section in _claims(notebook):
-            record = Record(found, page.stem, section, statements.get(found.id, ""))
+            record = Record(found, page.stem, section, tuple(statements.get(found.id, ())))
             if earlier := records.get(found.id):
                 where = f"{earlier.page}, '{earlier.section}' and {page.stem}, '{section}'"
                 raise ValueError(f"claim id {found.id!r} is used twice: in {where}")
@@ -189,8 +234,7 @@ def ledger(book: Path = Path(".")) -> str:
     book : Path, default the current folder
         The folder of the notebooks.
     """
-    replication = book / "replication.json"
-    runs = json.loads(replication.read_text()) if replication.exists() else {}
+    runs = replications(book)
     lines: list[str] = []
     page = None
     for record in read_claims(book):
@@ -198,26 +242,38 @@ def ledger(book: Path = Path(".")) -> str:
             page = record.page
             title = re.search(r'"# ([^"\\]+)', (book / f"{page}.ipynb").read_text())
             lines += ["", f"**[{title[1] if title else page}]({page}.ipynb)**", ""]
-            lines += ["| claim | measured | required | held |", "|:--|:--|:--|:--|"]
-        lines.append(_row(record, runs))
+            lines += ["| claim | measured | required | at other seeds |", "|:--|:--|:--|:--|"]
+        lines.append(_row(record, runs.get(record.claim.id, [])))
     return "\n".join(lines).strip()
 
 
-def _row(record: Record, runs: dict[str, Any]) -> str:
+def _row(record: Record, values: list[float | None]) -> str:
     """One line of the ledger; its anchor is the claim's id."""
     made = record.claim
-    math = re.compile(r"\$[^$]+\$")
-    statement = math.sub(lambda found: found[0].replace("|", r"\vert "), record.statement)
     source = f" ({made.source})" if made.source else ""
     varies = f"; varies: {made.varies}" if made.varies else ""
-    held = "{} of {}".format(*runs[made.id]) if made.id in runs else "–"
     slug = re.sub(r"[^\w\- ]", "", record.section.lower().strip()).replace(" ", "-")
-    place = f"[{record.section}]({record.page}.ipynb#{slug})"
+    place = f"[{_cell(record.section)}]({record.page}.ipynb#{slug})"
     name = f'<a id="{made.id}"></a>`{made.id}`'
     return (
-        f"| {name}<br>{statement} *{place}* | {made.measured} "
-        f"| {made.required}{varies}{source} | {held} |"
+        f"| {name}<br>{_cell(''.join(record.statements[:1]))} *{place}* | {_cell(made.measured)} "
+        f"| {_cell(made.required + varies + source)} | {_range(values)} |"
     )
+
+
+def _cell(text: str) -> str:
+    """Keep the bars in a text from ending the cell of a table."""
+    bars = re.sub(r"\$[^$]+\$", lambda found: found[0].replace("|", r"\vert "), text)
+    return re.sub(r"(?<!\\)\|", r"\|", bars)
+
+
+def _range(values: Sequence[float | None]) -> str:
+    """Smallest and largest of a claim's replicated values, to four digits, and their number."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return "–"
+    ends = [f"{end:.4g}" for end in (min(there), max(there))]
+    return f"{' to '.join(dict.fromkeys(ends))} ({len(there)} runs)"
 
 
 def stored_figure(notebook: dict[str, Any], name: str) -> bytes:
@@ -236,27 +292,72 @@ def stored_figure(notebook: dict[str, Any], name: str) -> bytes:
     raise ValueError(f"name must be that of a stored figure, not {name!r}")
 
 
-def replicate(book: Path, seeds: int, names: Sequence[str] = ()) -> None:
-    """Run notebooks under the seed shifts 1 … `seeds` and write how often their claims held.
+def replications(book: Path) -> dict[str, list[float | None]]:
+    """Read each claim's values under the seed shifts 1, 2, …; None where one is not known."""
+    stored = book / "replication.json"
+    return json.loads(stored.read_text()) if stored.exists() else {}
 
-    The counts go to ``replication.json`` in the book's folder, which the ledger shows: for each
-    claim, in how many of how many runs it held. Without `names` all notebooks are run.
+
+def replicate(book: Path, seeds: int, names: Sequence[str] = ()) -> list[str]:
+    """Run notebooks under the seed shifts 1 … `seeds` and store the value of every claim.
+
+    The values go to ``replication.json`` in the book's folder as each run ends: those of other
+    shifts and of other pages stay, those of claims that nobody makes any more go.
+
+    Parameters
+    ----------
+    book : Path
+        The folder of the notebooks.
+    seeds : int
+        How many shifts.
+    names : sequence of str
+        Stems of the notebooks to run; by default all.
+
+    Returns
+    -------
+    list of str
+        The runs that ended with an error, of which nothing is stored, and what it was.
     """
     pages = [page for page in _notebooks(book) if page.stem in names or not names]
-    made = [record for record in read_claims(book) if record.page in {page.stem for page in pages}]
-    held = {record.claim.id: 0 for record in made}
-    for seed in range(1, seeds + 1):
-        for page in pages:
-            for found, _ in _claims(execute(page, seed=seed, record=True)):
-                held[found.id] += found.holds
-                if not found.holds:
-                    print(f"COMPANION_SEED={seed}: {found}", flush=True)
-        print(f"COMPANION_SEED={seed}: {sum(held.values())} of {seed * len(held)} held", flush=True)
-    stored = book / "replication.json"
-    before = json.loads(stored.read_text()) if names and stored.exists() else {}
-    counts = before | {id: [count, seeds] for id, count in held.items()}
-    text = ",\n".join(f' "{id}": {json.dumps(count)}' for id, count in counts.items())
-    stored.write_text(f"{{\n{text}\n}}\n")
+    made = [record.claim.id for record in read_claims(book)]
+    failed: list[str] = []
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        runs = {
+            pool.submit(_measure, page, seed): (page, seed)
+            for seed in range(1, seeds + 1)
+            for page in pages
+        }
+        for run in as_completed(runs):
+            page, seed = runs[run]
+            try:
+                notes = run.result()
+            except Exception as error:
+                failed.append(f"COMPANION_SEED={seed} {page.stem}: {str(error)[-500:]}")
+                continue
+            _store(book, made, seed, notes)
+            bad = [note["id"] for note in notes if not note["holds"]]
+            print(f"COMPANION_SEED={seed} {page.stem}: not as required: {bad}", flush=True)
+    return failed
+
+
+def _measure(page: Path, seed: int) -> list[dict[str, Any]]:
+    """Run a notebook under a seed shift; return the notes of its claims."""
+    with TemporaryDirectory() as folder:
+        notes = Path(folder) / "notes"
+        notes.touch()
+        execute(page, seed=seed, notes=notes)
+        return [json.loads(line) for line in notes.read_text().splitlines()]
+
+
+def _store(book: Path, made: Sequence[str], seed: int, notes: Sequence[dict[str, Any]]) -> None:
+    """Put the values of one run beside those of the others, claims in the book's order."""
+    values = replications(book)
+    for note in notes:
+        row = values.setdefault(note["id"], [])
+        row += [None] * (seed - len(row))
+        row[seed - 1] = note["value"] and float(f"{note['value']:.6g}")
+    rows = (f' "{id}": {json.dumps(values[id])}' for id in made if id in values)
+    _replace(book / "replication.json", "{\n" + ",\n".join(rows) + "\n}\n")
 
 
 def _notebooks(book: Path) -> list[Path]:
@@ -272,7 +373,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--replicate", type=int, metavar="SEEDS", default=0)
     options = parser.parse_args(arguments)
     if options.replicate:
-        replicate(options.book, options.replicate, options.names)
+        if failed := replicate(options.book, options.replicate, options.names):
+            raise SystemExit("\n".join(failed))
         options.names = ["claims"]
     names = options.names or [p.stem for p in _notebooks(options.book)]
     for name in [*(name for name in names if name != "claims"), "claims"]:

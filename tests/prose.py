@@ -146,13 +146,29 @@ def disagreement(text: str, claim: Claim) -> str:
     for (value, half), measured in zip(numbers, (claim.value, claim.spread), strict=False):
         if measured is None or len(numbers) > 2:
             return "more numbers than the claim has"
-        measured *= percent
         if found := re.search(r"\b(?:more|less|fewer) than\b", text):
-            agrees = (measured > value) == found[0].startswith("more")
-        elif half < 0.99 * percent * printed:
+            more = found[0].startswith("more")
+            agrees = required(claim, value / percent, more)
+            if not agrees:
+                return f"measured {claim.measured}, required {claim.required}"
+            continue
+        measured *= percent
+        if half < 0.99 * percent * printed:
             return f"more digits than the claim prints, {claim.measured}"
         else:
             agrees = abs(measured - value) <= half * (1 + 1e-9)
         if not agrees:
             return f"measured {claim.measured}"
     return ""
+
+
+def required(claim: Claim, bound: float, more: bool) -> bool:
+    """Whether a claim could not hold unless its value were more (or less) than a bound."""
+    if claim.kind == "estimate":
+        spread = claim.spread or 0.0
+        return claim.value - spread > bound if more else claim.value + spread < bound
+    if claim.expect is not None and claim.within is not None:
+        ends = claim.expect - claim.within, claim.expect + claim.within
+        return ends[0] > bound if more else ends[1] < bound
+    end = claim.above if more else claim.below
+    return end is not None and (end >= bound if more else end <= bound)

@@ -1,5 +1,6 @@
 """Claims: what holds, what is refused, and that the printed line reads back."""
 
+import json
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from companion.claims import VARIES, Claim, ClaimError, claim, interval
+from companion.claims import VARIES, Claim, ClaimError, check, claim, interval
 
 
 def test_claim_prints_one_line(capsys):
@@ -27,6 +28,12 @@ def test_claim_prints_one_line(capsys):
         (math.nan, {"above": 0}),
         (math.nan, {"expect": 1.0, "within": 0.1}),
         (math.inf, {"expect": 1.0, "within": 0.1}),
+        (math.inf, {"above": 0}),
+        ([1.0, math.nan], {}),
+        ([1.0, math.inf, 1.0], {"above": 0}),
+        ([1.0, 2.0, 3.0], {"above": 0}),  # 2 ± 2.5
+        ([-1.0, -2.0, -3.0], {"below": 0}),
+        ([0.9, 1.0, 1.1], {"expect": 1.2, "within": 0.1}),
     ],
 )
 def test_claim_that_does_not_hold_raises(value, bounds, capsys):
@@ -35,30 +42,116 @@ def test_claim_that_does_not_hold_raises(value, bounds, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_replication_run_records_what_fails(monkeypatch, capsys):
-    monkeypatch.setenv("COMPANION_CLAIMS", "record")
-    claim("a-claim", 0.9, expect=1.0, within=0.02)
-    made = Claim.parse(capsys.readouterr().out)
-    assert made is not None
-    assert not made.holds
+def test_replication_notes_every_value_and_goes_on(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("COMPANION_CLAIMS", str(tmp_path / "notes"))
+    claim("low", 0.9, expect=1.0, within=0.02)
+    claim("high", [0.91234567, 1.0], unit="%")
+    claim("lost", [math.nan, 1.0])
+    claim("gone", [1.0, 1.0], overflowed=[True, True])
+    claim("numpy", 1.0, expect=np.float64(1.0), within=np.float64(0.1))
+    notes = [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
+    assert notes == [
+        {"id": "low", "value": 0.9, "holds": False},
+        {"id": "high", "value": pytest.approx(0.956172835), "holds": True},
+        {"id": "lost", "value": None, "holds": False},
+        {"id": "gone", "value": None, "holds": False},
+        {"id": "numpy", "value": 1.0, "holds": True},
+    ]
+    assert "✗ low: 0.900" in capsys.readouterr().out
 
 
-def test_seeds_give_mean_interval_and_tolerance(capsys):
+def test_estimate_is_mean_and_interval_over_seeds(capsys):
     values = np.array([0.9, 1.0, 1.1, 1.0])
-    claim("over-seeds", values, expect=1.0)
+    claim("over-seeds", values)
     made = Claim.parse(capsys.readouterr().out)
-    error = values.std(ddof=1) / 2
+    assert made.kind == "estimate"
     assert made.n_seeds == 4
-    assert made.within == pytest.approx(4 * error, rel=0.05)
-    assert made.spread == pytest.approx(3.182446 * error, abs=0.05)
-    with pytest.raises(ClaimError):
-        claim("over-seeds", values, expect=1.2)
+    assert made.spread == pytest.approx(3.182446 * values.std(ddof=1) / 2, abs=0.05)
+    with pytest.raises(ValueError, match="over-seeds: an estimate needs the values of several"):
+        claim("over-seeds", 1.0)
+
+
+def test_equal_values_have_no_spread(capsys):
+    claim("equal", np.full(5, 8.4) * np.array([1, 1, 1, 1, 1 + 4e-16]), unit="%")
+    assert capsys.readouterr().out == "✓ equal: 8.40 ± 0 % over 5 seeds (estimate)\n"
+
+
+def test_noise_buys_no_tolerance():
+    with pytest.raises(ValueError, match="expect and within go together"):
+        claim("over-seeds", [0.0, 1.0, 2.0], expect=1.5)
+
+
+def test_order_asks_for_the_whole_interval(capsys):
+    claim("leads", [3.0, 4.0, 5.0, 4.0], above=0, unit="points")
+    made = Claim.parse(capsys.readouterr().out)
+    assert made.kind == "order"
+    assert made.holds
+    with pytest.raises(ClaimError, match=r"✗ leads: 4 ± 1 points over 4 seeds \(above 3.5\)"):
+        claim("leads", [3.0, 4.0, 5.0, 4.0], above=3.5, unit="points")
+
+
+def test_nets_that_overflowed_are_counted_and_enter_no_mean(capsys):
+    claim("alive", [70.0, math.nan, 80.0, 75.0], overflowed=[False, True, False, False], unit="%")
+    line = capsys.readouterr().out
+    assert line == "✓ alive: 75 ± 12 % over 3 seeds, 1 more overflowed (estimate)\n"
+    made = Claim.parse(line)
+    assert (made.n_seeds, made.n_overflowed) == (3, 1)
+    claim("alive", [70.0, 80.0, 75.0], overflowed=[False] * 3, unit="%")
+    assert "overflowed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("overflowed", [[True], [0, 1], [[True, False]], "no"])
+def test_overflowed_is_one_truth_value_per_seed(overflowed):
+    with pytest.raises(ValueError, match="alive: overflowed must hold a truth value per seed"):
+        claim("alive", [70.0, 80.0], overflowed=overflowed)
+
+
+def test_check_prints_what_holds(capsys):
+    check("one is one", 1, 1)
+    check("nearly", [1.0, 2.0], np.array([1.0, 2.0 + 1e-13]), within=1e-12)
+    check("flags", np.array([True, True]), True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["✓ check: one is one", "✓ check: nearly, to 1e-12", "✓ check: flags"]
+    assert [Claim.parse(line) for line in lines] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "within", "says"),
+    [
+        (1.0, 1.1, 0.01, "off by 0.1, allowed 0.01"),
+        ([1.0, 2.0], [1.0, 2.1], 0.01, "off by 0.1, allowed 0.01"),
+        (True, False, 0, "off by 1"),
+        (math.nan, math.nan, 1, "no.* finite number"),
+        (math.inf, math.inf, 0, "no.* finite number"),
+    ],
+)
+def test_check_that_does_not_hold_raises(value, expected, within, says, capsys):
+    with pytest.raises(ClaimError, match=f"✗ check: it holds: .*{says}"):
+        check("it holds", value, expected, within=within)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("says", "within", "error"),
+    [("", 0, "says must be"), ("a\nb", 0, "says must be"), (5, 0, "says must be"),
+     ("x", -1, "within must be"), ("x", math.nan, "within must be")],
+)  # fmt: skip
+def test_what_makes_no_check_is_refused(says, within, error):
+    with pytest.raises(ValueError, match=error):
+        check(says, 1, 1, within=within)
 
 
 def test_interval_covers_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
     _, low, high = interval(rng.normal(size=(20_000, 5)))
     assert np.mean((low < 0) & (high > 0)) == pytest.approx(0.95, abs=0.006)
+
+
+def test_interval_leaves_out_what_is_missing():
+    mean, low, high = interval([[1.0, 2.0, np.nan], [1.0, np.nan, np.nan]])
+    same, least, _ = interval([1.0, 2.0])
+    assert (mean[0], low[0]) == (same, least)
+    assert np.isnan([mean[1], low[1], high[1]]).all()
 
 
 NUMBERS = st.floats(-1e9, 1e9).filter(lambda x: x == 0 or abs(x) > 1e-9)
@@ -120,9 +213,9 @@ def test_other_lines_are_no_claims():
         ({"within": "1 %"}, TypeError, "within must be a real number"),
         ({"within": -1.0}, ValueError, "within must not be negative"),
         ({"within": None}, ValueError, "expect and within go together"),
-        ({"expect": None, "within": None}, ValueError, "give either expect"),
+        ({"expect": None, "within": None}, ValueError, "an estimate needs the values"),
         ({"above": 0.0}, ValueError, "give either expect"),
-        ({"expect": None}, ValueError, "give either expect"),
+        ({"expect": None}, ValueError, "expect and within go together"),
         ({"expect": 0.5, "within": 0}, ValueError, "whole numbers"),
         ({"varies": "mood"}, ValueError, "varies must be one of"),
         ({"unit": "m2 (x)"}, ValueError, "unit must be text"),

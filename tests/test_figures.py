@@ -1,6 +1,7 @@
 """Figures: one style, Axes in, Axes out, names where lines end."""
 
 import io
+import json
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -19,6 +20,7 @@ from companion.figures import (
     plot_grid,
     plot_lines,
     use_style,
+    varies_within,
 )
 
 
@@ -140,3 +142,55 @@ def test_plot_grid_writes_each_share_in_its_field():
         light = luminance(mpl.colors.to_hex(fields.cmap(fields.norm(value)))) + 0.05
         ink = luminance(mpl.colors.to_hex(text.get_color())) + 0.05
         assert max(light, ink) / min(light, ink) >= 4.5
+
+
+def stored(figure) -> list[dict] | None:
+    """The numbers inside the PNG that a notebook would store."""
+    image = Image.open(io.BytesIO(figures._png(figure)))
+    assert ("numbers" in image.text) == ("pixels" in image.text)
+    return json.loads(image.text["numbers"]) if "numbers" in image.text else None
+
+
+def test_means_of_seeds_are_stored_with_their_intervals():
+    values = np.array([[1.0, 3.0], [2.0, 6.0], [0.0, 4.0]])
+    ax = plot_lines([0, 1, 2], {"a": values, "theory": np.full(3, 2.5)}, ylim=(0, 10))
+    mean, theory = stored(ax.figure)
+    assert mean["x"] == [0, 1, 2]
+    assert mean["y"] == [2, 4, 2]
+    assert mean["y within"] == pytest.approx([12.706, 25.412, 25.412])
+    assert theory["y"] == [2.5] * 3
+    assert theory["y within"] == 0.05  # half a percent of the axis
+
+
+def test_grid_of_seeds_stores_means_and_intervals_and_leaves_out_what_overflowed():
+    values = np.full((1, 2, 3), 0.5)
+    values[0, 0] = [0.2, 0.4, np.nan]
+    values[0, 1, :2] = np.nan
+    ax = plot_grid(values, ["a"], ["b", "c"])
+    assert [text.get_text() for text in ax.texts] == ["30", "–"]
+    (grid,) = stored(ax.figure)
+    assert grid["y"] == [0.3, None]
+    assert grid["y within"] == [pytest.approx(1.2706), None]
+
+
+def test_figure_of_deterministic_data_is_its_picture():
+    ax = plot_lines([0, 1], {"a": [1.0, 2.0]})
+    assert stored(ax.figure) is None
+
+
+def test_line_drawn_by_hand_says_how_far_it_varies():
+    ax = plt.subplots()[1]
+    (dots,) = ax.plot([1.0, 2.0], [3.0, 4.0], "o")
+    ax.axhline(3.5)  # not in data coordinates alone, so it is seen in the picture only
+    varies_within(dots, [0.1, 0.2], x=0.3)
+    (found,) = stored(ax.figure)
+    assert found == {
+        "axes": 0, "x": [1, 2], "x within": 0.3, "y": [3, 4], "y within": [0.1, 0.2]
+    }  # fmt: skip
+
+
+def test_nets_that_overflowed_are_left_out_and_counted_beside_the_line():
+    values = np.array([[1.0, 3.0, 5.0], [2.0, np.nan, 6.0]])
+    ax = plot_lines([0, 1], {"a": values})
+    assert ax.lines[0].get_ydata().tolist() == [3, 4]
+    assert [text.get_text() for text in ax.texts] == ["a (1 of 3 overflowed)"]

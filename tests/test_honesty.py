@@ -92,7 +92,7 @@ def use_a_claim_id_twice(cells: list[dict]) -> None:
         output
         for cell in code(cells)
         for output in cell["outputs"]
-        if "".join(output.get("text", "")).startswith("✓")
+        if re.match(r"✓ (?!check)", "".join(output.get("text", "")))
     ]
     claims[1]["text"] = claims[0]["text"]
 
@@ -119,6 +119,86 @@ def test_fault_in_a_notebook_is_caught(fault, test, says, tmp_path):
     status, output = suite(copy, test, "-vv")
     assert status != 0
     assert re.search(says, output), output[-3000:]
+
+
+def print_of(cells: list[dict], pattern: str) -> tuple[dict, re.Match]:
+    """Find the first output of the page whose printed text has a pattern."""
+    for cell in code(cells):
+        for output in cell["outputs"]:
+            if found := re.search(pattern, "".join(output.get("text", ""))):
+                return output, found
+    raise LookupError(pattern)
+
+
+def widen_a_tolerance(cells: list[dict]) -> None:
+    output, found = print_of(cells, r"expected [^ ]+ ± [^;)]+")
+    output["text"] = found.string.replace(found[0], "expected 0 ± 1e9")
+
+
+def bound_without_a_sentence(cells: list[dict]) -> None:
+    output, found = print_of(cells, r"\(estimate")
+    output["text"] = found.string.replace(found[0], "(above -12345", 1)
+
+
+def estimate_from_one_seed(cells: list[dict]) -> None:
+    output, found = print_of(cells, r" ± [^(\n]* \(estimate")
+    output["text"] = found.string.replace(found[0], " (estimate", 1)
+
+
+def not_a_number(cells: list[dict]) -> None:
+    output, found = print_of(cells, r": \S+ ± [^(\n]* \(estimate")
+    output["text"] = found.string.replace(found[0], ": nan ± nan over 20 seeds (estimate", 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (widen_a_tolerance, "deviations from failure|is wide for a value that no seed changes"),
+        (bound_without_a_sentence, "above -12345 does not stand in its sentence"),
+        (estimate_from_one_seed, "is an estimate from one seed"),
+        (not_a_number, "is no number"),
+    ],
+    ids=lambda part: getattr(part, "__name__", ""),
+)
+def test_claim_that_cannot_fail_is_caught(fault, says, tmp_path):
+    copy = copy_of_the_book(tmp_path)
+    edit(copy, fault)
+    status, output = suite(copy, "tests/test_gate.py", "-vv", "-k", "strict_page")
+    assert status != 0
+    assert re.search(says, output), output[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda values: [], "has 0 replications"),
+        (lambda values: values[:3], "has 3 replications"),
+        (lambda values: [*values[:-1], None], "is no number at COMPANION_SEED=20"),
+        (lambda values: [value + 1000 for value in values], "outside what its replications allow"),
+    ],
+    ids=["none", "too few", "no number", "stale"],
+)
+def test_claim_without_its_replications_is_caught(change, says, tmp_path):
+    copy = copy_of_the_book(tmp_path)
+    path = copy / "book" / "replication.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {id: change(values[id]) for id in ["intro-relu-living"]}))
+    status, output = suite(copy, "tests/test_gate.py", "-vv", "-k", "strict_page and intro")
+    assert status != 0
+    assert f"intro-relu-living: {says}" in output or re.search(says, output), output[-3000:]
+
+
+def test_row_of_the_ledger_that_does_not_read_back_is_caught(tmp_path):
+    copy = copy_of_the_book(tmp_path)
+
+    def split_a_row(cells: list[dict]) -> None:
+        data = code(cells)[-1]["outputs"][0]["data"]
+        data["text/markdown"] = "".join(data["text/markdown"]).replace(" over 20", " | over 20", 1)
+
+    edit(copy, split_a_row, "book/claims.ipynb")
+    status, output = suite(copy, "tests/test_notebooks.py", "-k", "every_row")
+    assert status != 0
+    assert "test_every_row_of_the_book_s_ledger" in output
 
 
 def test_copy_without_a_fault_passes(tmp_path):

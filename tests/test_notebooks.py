@@ -6,7 +6,9 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
 from companion import notebooks
 from companion.claims import Claim
@@ -17,6 +19,7 @@ from companion.notebooks import (
     main,
     read_claims,
     replicate,
+    replications,
     stored_figure,
     toc,
 )
@@ -89,8 +92,8 @@ def test_claims_are_read_back_with_section_and_sentence(book):
     first, draw = read_claims(book)
     assert first.claim == Claim("first", 0.5, 0.5, 0.1, source="a paper")
     assert (first.page, first.section) == ("one", "A section: first")
-    assert first.statement == "See $|z|$ and **0.5** here."
-    assert (draw.page, draw.statement) == ("two", "It is **more than 0**, we saw.")
+    assert first.statements == ("See $|z|$ and **0.5** here.",)
+    assert (draw.page, draw.statements) == ("two", ("It is **more than 0**, we saw.",))
 
 
 def test_claim_id_used_twice_is_refused(book):
@@ -105,14 +108,82 @@ def test_missing_page_is_named(book):
         toc(book)
 
 
+SAID = [
+    ("In 12 of 20 nets [2](claim:x) | more die.", "In 12 of 20 nets **2** | more die."),
+    ("0.5 %, against [8 %](claim:x).", "0.5 %, against **8 %**."),
+    ("3. Of these, e.g. [8 %](claim:x).", "Of these, e.g. **8 %**."),
+    ("First. (Only [94 %](claim:x). And so on.) Last.", "(Only **94 %**. And so on.)"),
+    ("**1. A task.** Find [8](claim:x).", "Find **8**."),
+    ("It is so: [$|z|$](claim:x) and `a | b`.", "It is so: **$|z|$** and `a | b`."),
+    ("- one\n- two: [2](claim:x)\n- three", "two: **2**"),
+    ("| a | b |\n|--|--|\n| ReLU | [2 %](claim:x) |", "ReLU · **2 %**"),
+    ("$$\na. B\n$$\nHence [2](claim:x) {cite:p}`he2015`.", "Hence **2**."),
+    ("Lu et al. [2](claim:x) say so.", "Lu et al. **2** say so."),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), SAID)
+def test_sentence_is_kept_whole(book, text, sentence):
+    (book / "intro.md").write_text(f"# Book\n\n{text.replace('claim:x', 'claim:first')}")
+    assert read_claims(book)[0].statements == (sentence,)
+
+
+def rows(table: str) -> list[list[str]]:
+    """The cells of a Markdown table, as they are seen, without its heads; links give their text."""
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(table)
+    cells = [
+        "".join(part.content for part in tokens[place + 1].children or [])
+        for place, token in enumerate(tokens)
+        if token.type == "td_open"
+    ]
+    assert len(cells) % 4 == 0
+    return [cells[place : place + 4] for place in range(0, len(cells), 4)]
+
+
+def told(row: list[str]) -> tuple[str, ...]:
+    """Id, measured and required of a row, read back."""
+    return re.sub(r"<[^>]*>", "\n", row[0]).split("\n")[2], row[1], row[2]
+
+
 def test_ledger_has_a_row_and_an_anchor_for_each_claim(book):
     table = ledger(book)
     assert '| <a id="first"></a>`first`' in table
     assert r"See $\vert z\vert $ and **0.5** here." in table
     assert "(one.ipynb#a-section-first)" in table
     assert "| 0.50 | expected 0.5 ± 0.1 (a paper) | – |" in table
-    (book / "replication.json").write_text('{"first": [19, 20]}')
-    assert "| 19 of 20 |" in ledger(book)
+    (book / "replication.json").write_text('{"first": [0.51, null, 0.49]}')
+    assert "| 0.49 to 0.51 (2 runs) |" in ledger(book)
+
+
+@pytest.mark.parametrize(("text", "sentence"), SAID)
+def test_row_of_the_ledger_reads_back(book, text, sentence):
+    (book / "intro.md").write_text(f"# Book\n\n{text.replace('claim:x', 'claim:first')}")
+    one = (book / "one.ipynb").read_text()
+    (book / "one.ipynb").write_text(one.replace("a paper", "a paper | 2"))
+    first, _ = rows(ledger(book))
+    assert told(first) == ("first", "0.50", "expected 0.5 ± 0.1 (a paper | 2)")
+    plain = first[0].replace(r"\vert ", "|")
+    assert re.sub(r"[*`$]", "", sentence) in re.sub(r"[*`$]", "", plain)
+
+
+def test_every_row_of_the_book_s_ledger_tells_what_its_claim_printed():
+    records = read_claims(ROOT / "book")
+    stored = json.loads((ROOT / "book" / "claims.ipynb").read_text())
+    (table,) = (
+        "".join(output["data"]["text/markdown"])
+        for cell in stored["cells"]
+        for output in cell.get("outputs", [])
+    )
+    found = rows(table)
+    assert len(found) == len(records)
+    for record, row in zip(records, found, strict=True):
+        made = record.claim
+        source = f" ({made.source})" if made.source else ""
+        varies = f"; varies: {made.varies}" if made.varies else ""
+        assert told(row) == (made.id, made.measured, made.required + varies + source)
+        (sentence, *_), seen = record.statements, row[0].replace(r"\vert ", "|")
+        words = re.findall(r"[\w%.]+", re.sub(r"\$[^$]*\$|\]\([^)]*\)", "", sentence))
+        assert [word for word in words if word not in seen] == [], made.id
 
 
 def test_execute_runs_cleans_and_does_not_write(book):
@@ -124,6 +195,16 @@ def test_execute_runs_cleans_and_does_not_write(book):
     assert code["execution_count"] == 1
     assert Claim.parse("".join(code["outputs"][0]["text"])).holds
     assert ran["metadata"]["language_info"] == {"name": "python"}
+
+
+def test_pieces_of_a_stream_are_stored_as_one(book):
+    pieces = "import sys\nfor n in range(3):\n    print(n, flush=True)\nprint('!', file=sys.stderr)"
+    (book / "one.ipynb").write_text(notebook(cell(pieces)))
+    stored = execute(book / "one.ipynb")["cells"][0]["outputs"]
+    assert [(o["name"], "".join(o["text"])) for o in stored] == [
+        ("stdout", "0\n1\n2\n"),
+        ("stderr", "!\n"),
+    ]
 
 
 def test_seed_shifts_what_is_drawn(book):
@@ -147,21 +228,45 @@ def test_main_runs_what_is_named_and_then_the_ledger(book):
     assert json.loads((book / "one.ipynb").read_text())["cells"][1]["metadata"] == {}
 
 
-def test_replication_counts_how_often_each_claim_held(book, capsys):
+def test_replication_stores_every_value(book, capsys):
     (book / "one.ipynb").write_text(notebook(prose("# One")))
     text = (book / "two.ipynb").read_text()
     (book / "two.ipynb").write_text(text.replace("above=-10", "above=0"))
-    replicate(book, seeds=3)
+    assert replicate(book, seeds=3) == []
     stored = json.loads((book / "replication.json").read_text())
-    signs = [re.search(r"✗", line) for line in capsys.readouterr().out.splitlines()]
-    assert stored["a-draw"] == [3 - sum(map(bool, signs)), 3]
+    drawn = [np.random.default_rng(5 + 100_003 * seed).normal() for seed in (1, 2, 3)]
+    assert stored["a-draw"] == pytest.approx(drawn, rel=1e-5)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("['a-draw']" in line for line in lines) == sum(value <= 0 for value in drawn)
 
 
-def test_replication_of_named_pages_keeps_the_counts_of_the_others(book):
-    (book / "replication.json").write_text('{"first": [19, 20], "a-draw": [1, 2]}')
-    replicate(book, seeds=1, names=["two"])
+def test_replication_of_few_seeds_never_overwrites_many(book):
+    kept = {"first": [0.5, 0.6], "a-draw": [0.0] * 20, "gone": [1.0]}
+    (book / "replication.json").write_text(json.dumps(kept))
+    assert replicate(book, seeds=2, names=["two"]) == []
     stored = json.loads((book / "replication.json").read_text())
-    assert stored == {"first": [19, 20], "a-draw": [1, 1]}
+    assert stored.keys() == {"first", "a-draw"}
+    assert stored["first"] == [0.5, 0.6]
+    assert stored["a-draw"][2:] == [0.0] * 18
+    assert 0.0 not in stored["a-draw"][:2]
+
+
+def test_replication_that_ends_with_an_error_stores_nothing(book):
+    text = (book / "two.ipynb").read_text()
+    (book / "two.ipynb").write_text(text.replace("draw = ", "claim('other', 1); draw = "))
+    (failed,) = replicate(book, seeds=1, names=["two"])
+    assert "COMPANION_SEED=1 two" in failed
+    assert "an estimate needs" in failed
+    assert not (book / "replication.json").exists()
+    with pytest.raises(SystemExit, match="COMPANION_SEED=1 two"):
+        main(["two", "--book", str(book), "--replicate", "1"])
+
+
+def test_value_that_is_no_number_is_stored_as_none(book):
+    text = (book / "two.ipynb").read_text()
+    (book / "two.ipynb").write_text(text.replace("normal()", "normal() * float('nan')"))
+    assert replicate(book, seeds=1, names=["two"]) == []
+    assert replications(book)["a-draw"] == [None]
 
 
 def test_main_without_names_runs_all(book, monkeypatch):
@@ -170,7 +275,7 @@ def test_main_without_names_runs_all(book, monkeypatch):
     monkeypatch.setattr(notebooks, "_write", lambda path, notebook: None)
     main(["--book", str(book)])
     assert ran == ["one", "two", "claims"]
-    monkeypatch.setattr(notebooks, "replicate", lambda book, *options: ran.append(options))
+    monkeypatch.setattr(notebooks, "replicate", lambda book, *options: ran.append(options) or [])
     main(["--book", str(book), "--replicate", "2"])
     main(["two", "--book", str(book), "--replicate", "3"])
     assert ran[3:] == [(2, []), "claims", (3, ["two"]), "claims"]

@@ -28,6 +28,8 @@ MADE = {
     "factor": Claim("factor", 3.2, above=1, unit="×", varies="timing"),
     "small": Claim("small", 2.2e-16, below=1e-12, varies="rounding"),
     "negative": Claim("negative", -6, expect=-6, within=0),
+    "apart": Claim("apart", 12.0, above=10, spread=1.0, n_seeds=20, unit="points"),
+    "estimate": Claim("estimate", 12.0, spread=1.0, n_seeds=20, unit="%"),
 }
 
 
@@ -36,7 +38,10 @@ MADE = {
     [
         "About half, [50 %](claim:share) or [0.501](claim:share), of them ([half](claim:share)).",
         "Learned: [97.4 ± 0.2 %](claim:percent), so [97 %](claim:percent).",
-        "It costs [3×](claim:factor) as much, [more than 3×](claim:factor).",
+        "It costs [3×](claim:factor) as much, [more than 1×](claim:factor).",
+        "It gains [more than 10 points](claim:apart), [12 ± 1 points](claim:apart).",
+        "They are [more than 10 %](claim:estimate) and [less than 14 %](claim:estimate).",
+        "It is [less than 53 %](claim:share).",
         "Off by [less than 1e-12](claim:small), [2·10⁻¹⁶](claim:small).",
         "It prints [−6](claim:negative) and [$-6$](claim:negative), [a surprise](claim:negative).",
         "The rate is `0.03`, the bound $0.25^{10}$, and there are 64 units and 20 seeds.",
@@ -72,6 +77,11 @@ def test_honest_prose_passes(text):
         ("[97.4](claim:percent)", "without"),
         ("[0.501 ± 0.1](claim:share)", "more numbers"),
         ("[more than 4×](claim:factor)", "measured 3.20"),
+        ("[more than 2×](claim:factor)", "required above 1"),
+        ("[more than 11 points](claim:apart)", "required above 10"),
+        ("[less than 20 points](claim:apart)", "required above 10"),
+        ("[more than 11.5 %](claim:estimate)", "measured 12"),
+        ("[less than 51 %](claim:share)", "required expected"),
         ("[less than 1e-16](claim:small)", "measured 2.2"),
         ("[6](claim:negative)", "measured -6"),
         ("[none](claim:share)", "measured 0.501"),
