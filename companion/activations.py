@@ -277,10 +277,10 @@ mish = Activation(
     range=(-0.30884341301725043, inf), lipschitz=1.088498161251728,
     source="Misra 2019", twin_name="torch.nn.functional.mish")
 
-ACTIVATIONS: Mapping[str, Activation] = MappingProxyType({each.name: each for each in (
-    identity, sigmoid, tanh, lecun_tanh, softsign, hardtanh, relu, leaky_relu, prelu, elu, selu,
-    gelu, gelu_tanh, silu, softplus, mish)})  #: every activation by name; read-only
 # fmt: on
+ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
+    {each.name: each for each in [*globals().values()] if isinstance(each, Activation)}
+)  #: every activation above by name, in this order; read-only
 
 
 def activation(name: str | Activation) -> Activation:
