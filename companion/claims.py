@@ -23,6 +23,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
@@ -122,8 +123,9 @@ class Claim:
         if self.expect is not None and self.within is not None:
             if self.within == 0:
                 return f"expected {self.expect:.12g} exactly"
-            decimals = max(_last_place(self.within), 0)
-            return f"expected {_rounded(self.expect, decimals)} ± {self.within:.12g}"
+            tolerance = f"{self.within:.12g}"
+            decimals = max(-int(Decimal(tolerance).as_tuple().exponent), 0)
+            return f"expected {_rounded(self.expect, decimals)} ± {tolerance}"
         bounds = (("above", self.above), ("below", self.below))
         return ", ".join(f"{word} {x:.12g}" for word, x in bounds if x is not None) or "estimate"
 

@@ -231,6 +231,7 @@ def plot_lines(
     lines : mapping of str to array_like of shape (n,) or (n, n_seeds)
         By name. With seeds, the mean is drawn, and a band over its 95 % interval. Seeds that are
         NaN, since their nets have overflowed, are left out; the line's name says how many they are.
+        Where all are NaN before the first value, the line has not begun.
     ax : Axes, optional
         To draw on; by default a new one.
     **settings
@@ -259,8 +260,10 @@ def plot_lines(
             )
         shown, half = name, None
         if values.ndim == 2:
-            lost = np.isnan(values).any(axis=0).sum()
-            shown += f" ({lost} of {values.shape[1]} overflowed)" if lost else ""
+            gone = np.isnan(values)
+            begun = np.logical_or.accumulate(~gone.all(axis=1))  # before, there is no value yet
+            lost = gone[begun].any(axis=0).sum()
+            shown += f"\n({lost} of {values.shape[1]} overflowed)" if lost else ""
             values, low, high = interval(values)
             half = (high - low) / 2
             ax.fill_between(x, low, high, color=colours[name], alpha=0.2, linewidth=0)
@@ -335,7 +338,8 @@ def _name_ends(
     places = {n: ax.transData.transform((x[i], lines[n][i])) * 72 / 100 for n, i in seen.items()}
     at_edge = sorted((n for n in lines if seen[n] == len(x) - 1), key=lambda n: places[n][1])
     heights = {name: places[name][1] + (0 if name in at_edge else 9) for name in lines}
-    heights |= zip(at_edge, _spread([heights[name] for name in at_edge]), strict=True)
+    gap = 11 * (1 + max(name.count("\n") for name in lines))
+    heights |= zip(at_edge, _spread([heights[name] for name in at_edge], gap), strict=True)
     for name, y in lines.items():
         ax.annotate(
             name,

@@ -25,6 +25,7 @@ from companion.claims import Claim
 
 __all__ = [
     "Record",
+    "Replication",
     "execute",
     "fingerprint",
     "ledger",
@@ -243,11 +244,11 @@ def ledger(book: Path = Path(".")) -> str:
             title = re.search(r'"# ([^"\\]+)', (book / f"{page}.ipynb").read_text())
             lines += ["", f"**[{title[1] if title else page}]({page}.ipynb)**", ""]
             lines += ["| claim | measured | required | at other seeds |", "|:--|:--|:--|:--|"]
-        lines.append(_row(record, runs.get(record.claim.id, [])))
+        lines.append(_row(record, runs.get(record.claim.id)))
     return "\n".join(lines).strip()
 
 
-def _row(record: Record, values: list[float | None]) -> str:
+def _row(record: Record, run: Replication | None) -> str:
     """One line of the ledger; its anchor is the claim's id."""
     made = record.claim
     source = f" ({made.source})" if made.source else ""
@@ -257,7 +258,7 @@ def _row(record: Record, values: list[float | None]) -> str:
     name = f'<a id="{made.id}"></a>`{made.id}`'
     return (
         f"| {name}<br>{_cell(''.join(record.statements[:1]))} *{place}* | {_cell(made.measured)} "
-        f"| {_cell(made.required + varies + source)} | {_range(values)} |"
+        f"| {_cell(made.required + varies + source)} | {_range(run)} |"
     )
 
 
@@ -267,13 +268,14 @@ def _cell(text: str) -> str:
     return re.sub(r"(?<!\\)\|", r"\|", bars)
 
 
-def _range(values: Sequence[float | None]) -> str:
+def _range(run: Replication | None) -> str:
     """Smallest and largest of a claim's replicated values, to four digits, and their number."""
-    there = [value for value in values if value is not None]
-    if not there:
+    there = [value for value in run.values if value is not None] if run else []
+    if run is None or not there:
         return "–"
-    ends = [f"{end:.4g}" for end in (min(there), max(there))]
-    return f"{' to '.join(dict.fromkeys(ends))} ({len(there)} runs)"
+    ends = dict.fromkeys(f"{end:.4g}" for end in (min(there), max(there)))
+    fell = f", fell in {len(run.fell)}" if run.fell else ""
+    return f"{' to '.join(ends)} ({len(there)} runs{fell})"
 
 
 def stored_figure(notebook: dict[str, Any], name: str) -> bytes:
@@ -292,10 +294,27 @@ def stored_figure(notebook: dict[str, Any], name: str) -> bytes:
     raise ValueError(f"name must be that of a stored figure, not {name!r}")
 
 
-def replications(book: Path) -> dict[str, list[float | None]]:
-    """Read each claim's values under the seed shifts 1, 2, …; None where one is not known."""
+@dataclass(frozen=True)
+class Replication:
+    """What a claim came to under the first seed shifts.
+
+    Attributes
+    ----------
+    values : list of float or None
+        Its value under each shift, six digits; None where it is not known, or no number.
+    fell : list of int
+        The shifts under which it did not hold.
+    """
+
+    values: list[float | None]
+    fell: list[int]
+
+
+def replications(book: Path) -> dict[str, Replication]:
+    """Read what `replicate` has stored, by the claims' names."""
     stored = book / "replication.json"
-    return json.loads(stored.read_text()) if stored.exists() else {}
+    found = json.loads(stored.read_text()) if stored.exists() else {}
+    return {id: Replication(row["values"], row.get("fell", [])) for id, row in found.items()}
 
 
 def replicate(book: Path, seeds: int, names: Sequence[str] = ()) -> list[str]:
@@ -351,12 +370,18 @@ def _measure(page: Path, seed: int) -> list[dict[str, Any]]:
 
 def _store(book: Path, made: Sequence[str], seed: int, notes: Sequence[dict[str, Any]]) -> None:
     """Put the values of one run beside those of the others, claims in the book's order."""
-    values = replications(book)
+    runs = replications(book)
     for note in notes:
-        row = values.setdefault(note["id"], [])
-        row += [None] * (seed - len(row))
-        row[seed - 1] = note["value"] and float(f"{note['value']:.6g}")
-    rows = (f' "{id}": {json.dumps(values[id])}' for id in made if id in values)
+        known = runs.get(note["id"], Replication([], []))
+        values = known.values + [None] * (seed - len(known.values))
+        values[seed - 1] = note["value"] and float(f"{note['value']:.6g}")
+        fell = {*known.fell} - {seed} | (set() if note["holds"] else {seed})
+        runs[note["id"]] = Replication(values, sorted(fell))
+    rows = []
+    for id in made:
+        if run := runs.get(id):
+            row = {"values": run.values} | ({"fell": run.fell} if run.fell else {})
+            rows.append(f' "{id}": {json.dumps(row)}')
     _replace(book / "replication.json", "{\n" + ",\n".join(rows) + "\n}\n")
 
 

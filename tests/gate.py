@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 
 from companion.claims import Claim
-from companion.notebooks import Record
+from companion.notebooks import Record, Replication
 
 FARTHEST = 4.0
 """Deviations between replications that a tolerance may lie beyond what they measure."""
@@ -21,9 +20,6 @@ CONFIDENCE = 0.999
 EXACT = 0.01
 """Largest tolerance, relative to what is expected, of a value that no seed changes."""
 
-ROUNDED = 5.1e-6
-"""Values are stored with six digits."""
-
 _WORDS = {
     "half": (0.5, 50), "a quarter": (0.25, 25), "a third": (1 / 3, 100 / 3), "twice": (2,),
     "a tenth": (0.1, 10), "one": (1,), "two": (2,), "three": (3,), "four": (4,), "five": (5,),
@@ -33,27 +29,28 @@ _WORDS = {
 _NUMBER = re.compile(r"[-−]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-−]?\d+)?")
 
 
-def faults(record: Record, values: Sequence[float | None], least: int) -> list[str]:
+def faults(record: Record, run: Replication | None, least: int) -> list[str]:
     """Say why a claim could not have failed, or has, by its values under other seeds.
 
     Parameters
     ----------
     record : Record
         The claim and the sentences that lean on it.
-    values : sequence of float or None
-        Its value under each seed shift.
+    run : Replication or None
+        What it came to under each seed shift.
     least : int
         Fewest replications allowed.
     """
-    claim, there = record.claim, np.array([v for v in values if v is not None])
+    claim, run = record.claim, run or Replication([], [])
+    there = np.array([value for value in run.values if value is not None])
     if not math.isfinite(claim.value):
         return [f"{claim.id}: is no number"]
     if claim.kind == "estimate" and not claim.n_seeds:
         return [f"{claim.id}: is an estimate from one seed"]
     if claim.varies == "timing":
         return unsaid(record)
-    if len(there) < len(values):
-        return [f"{claim.id}: is no number at COMPANION_SEED={[*values].index(None) + 1}"]
+    if len(there) < len(run.values):
+        return [f"{claim.id}: is no number at COMPANION_SEED={run.values.index(None) + 1}"]
     if len(there) < least:
         return [f"{claim.id}: has {len(there)} replications, not {least}: `make replicate`"]
     if not predicted(claim, there):
@@ -61,10 +58,7 @@ def faults(record: Record, values: Sequence[float | None], least: int) -> list[s
             f"{claim.id}: {claim.measured} lies outside what its replications allow, "
             f"{there.mean():.4g} with a deviation of {there.std(ddof=1):.2g}"
         ]
-    found = []
-    fell = [seed for seed, value in enumerate(there, 1) if not admits(claim, value)]
-    if fell:
-        found.append(f"{claim.id}: fell at COMPANION_SEED={fell}")
+    found = [f"{claim.id}: fell at COMPANION_SEED={run.fell}"] if run.fell else []
     if claim.kind == "theory":
         found += tolerance(claim, there)
     return found + unsaid(record)
@@ -76,17 +70,6 @@ def predicted(claim: Claim, there: np.ndarray) -> bool:
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * deviation * math.sqrt(1 + 1 / n)
     printed = 0.006 * abs(claim.value) + (claim.spread or claim.within or 0) / 10  # its rounding
     return bool(abs(claim.value - there.mean()) <= half + printed)
-
-
-def admits(claim: Claim, value: float) -> bool:
-    """Whether a mean measured at another seed is on the side, or within the tolerance, required."""
-    if claim.kind == "theory":
-        expect, within = claim.expect or 0.0, claim.within or 0.0
-        last = 10.0 ** math.floor(math.log10(within)) if within else 0.0  # place of what is printed
-        return abs(value - expect) <= within + last / 2 + ROUNDED * abs(expect)
-    lowest = -math.inf if claim.above is None else claim.above
-    highest = math.inf if claim.below is None else claim.below
-    return lowest < value < highest
 
 
 def tolerance(claim: Claim, there: np.ndarray) -> list[str]:

@@ -154,6 +154,11 @@ def test_interval_leaves_out_what_is_missing():
     assert np.isnan([mean[1], low[1], high[1]]).all()
 
 
+def test_expectation_has_as_many_places_as_its_tolerance():
+    assert Claim("x", 1.26, 1.26483, 0.0105).required == "expected 1.2648 ± 0.0105"
+    assert Claim("x", 100.0, 100.0, 20.0).required == "expected 100 ± 20"
+
+
 NUMBERS = st.floats(-1e9, 1e9).filter(lambda x: x == 0 or abs(x) > 1e-9)
 TEXT = st.text("abcdef XYZ(),.;0123 ²", max_size=20).map(str.strip)
 

@@ -193,4 +193,12 @@ def test_nets_that_overflowed_are_left_out_and_counted_beside_the_line():
     values = np.array([[1.0, 3.0, 5.0], [2.0, np.nan, 6.0]])
     ax = plot_lines([0, 1], {"a": values})
     assert ax.lines[0].get_ydata().tolist() == [3, 4]
-    assert [text.get_text() for text in ax.texts] == ["a (1 of 3 overflowed)"]
+    assert [text.get_text() for text in ax.texts] == ["a\n(1 of 3 overflowed)"]
+
+
+def test_line_that_begins_later_has_not_overflowed():
+    values = np.array([[np.nan, np.nan], [1.0, 3.0], [2.0, np.nan], [np.nan, np.nan]])
+    begun = plot_lines([0, 1], {"a": values[:2]})
+    assert [text.get_text() for text in begun.texts] == ["a"]
+    ended = plot_lines([0, 1, 2, 3], {"a": np.c_[values, [np.nan, 1.0, 2.0, 3.0]]})
+    assert [text.get_text() for text in ended.texts] == ["a\n(2 of 3 overflowed)"]

@@ -182,7 +182,8 @@ def test_claim_without_its_replications_is_caught(change, says, tmp_path):
     copy = copy_of_the_book(tmp_path)
     path = copy / "book" / "replication.json"
     values = json.loads(path.read_text())
-    path.write_text(json.dumps(values | {id: change(values[id]) for id in ["intro-relu-living"]}))
+    values["intro-relu-living"]["values"] = change(values["intro-relu-living"]["values"])
+    path.write_text(json.dumps(values))
     status, output = suite(copy, "tests/test_gate.py", "-vv", "-k", "strict_page and intro")
     assert status != 0
     assert f"intro-relu-living: {says}" in output or re.search(says, output), output[-3000:]

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from companion import notebooks
 from companion.claims import Claim
 from companion.notebooks import (
+    Replication,
     execute,
     fingerprint,
     ledger,
@@ -151,8 +152,10 @@ def test_ledger_has_a_row_and_an_anchor_for_each_claim(book):
     assert r"See $\vert z\vert $ and **0.5** here." in table
     assert "(one.ipynb#a-section-first)" in table
     assert "| 0.50 | expected 0.5 ± 0.1 (a paper) | – |" in table
-    (book / "replication.json").write_text('{"first": [0.51, null, 0.49]}')
+    stored = {"first": {"values": [0.51, None, 0.49]}, "a-draw": {"values": [1, 2], "fell": [1]}}
+    (book / "replication.json").write_text(json.dumps(stored))
     assert "| 0.49 to 0.51 (2 runs) |" in ledger(book)
+    assert "| 1 to 2 (2 runs, fell in 1) |" in ledger(book)
 
 
 @pytest.mark.parametrize(("text", "sentence"), SAID)
@@ -233,22 +236,25 @@ def test_replication_stores_every_value(book, capsys):
     text = (book / "two.ipynb").read_text()
     (book / "two.ipynb").write_text(text.replace("above=-10", "above=0"))
     assert replicate(book, seeds=3) == []
-    stored = json.loads((book / "replication.json").read_text())
+    stored = replications(book)["a-draw"]
     drawn = [np.random.default_rng(5 + 100_003 * seed).normal() for seed in (1, 2, 3)]
-    assert stored["a-draw"] == pytest.approx(drawn, rel=1e-5)
+    assert stored.values == pytest.approx(drawn, rel=1e-5)
+    assert stored.fell == [seed for seed, value in enumerate(drawn, 1) if value <= 0]
     lines = capsys.readouterr().out.splitlines()
-    assert sum("['a-draw']" in line for line in lines) == sum(value <= 0 for value in drawn)
+    assert sum("['a-draw']" in line for line in lines) == len(stored.fell)
 
 
 def test_replication_of_few_seeds_never_overwrites_many(book):
     kept = {"first": [0.5, 0.6], "a-draw": [0.0] * 20, "gone": [1.0]}
-    (book / "replication.json").write_text(json.dumps(kept))
+    rows = {id: {"values": values, "fell": [1, 9]} for id, values in kept.items()}
+    (book / "replication.json").write_text(json.dumps(rows))
     assert replicate(book, seeds=2, names=["two"]) == []
-    stored = json.loads((book / "replication.json").read_text())
+    stored = replications(book)
     assert stored.keys() == {"first", "a-draw"}
-    assert stored["first"] == [0.5, 0.6]
-    assert stored["a-draw"][2:] == [0.0] * 18
-    assert 0.0 not in stored["a-draw"][:2]
+    assert stored["first"].values == [0.5, 0.6]
+    assert stored["a-draw"].values[2:] == [0.0] * 18
+    assert 0.0 not in stored["a-draw"].values[:2]
+    assert stored["a-draw"].fell == [9]
 
 
 def test_replication_that_ends_with_an_error_stores_nothing(book):
@@ -266,7 +272,7 @@ def test_value_that_is_no_number_is_stored_as_none(book):
     text = (book / "two.ipynb").read_text()
     (book / "two.ipynb").write_text(text.replace("normal()", "normal() * float('nan')"))
     assert replicate(book, seeds=1, names=["two"]) == []
-    assert replications(book)["a-draw"] == [None]
+    assert replications(book)["a-draw"] == Replication([None], [1])
 
 
 def test_main_without_names_runs_all(book, monkeypatch):
