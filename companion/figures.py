@@ -338,7 +338,7 @@ def _name_ends(
     places = {n: ax.transData.transform((x[i], lines[n][i])) * 72 / 100 for n, i in seen.items()}
     at_edge = sorted((n for n in lines if seen[n] == len(x) - 1), key=lambda n: places[n][1])
     heights = {name: places[name][1] + (0 if name in at_edge else 9) for name in lines}
-    gap = 11 * (1 + max(name.count("\n") for name in lines))
+    gap = 11 * (1 + max((name.count("\n") for name in lines), default=0))
     heights |= zip(at_edge, _spread([heights[name] for name in at_edge], gap), strict=True)
     for name, y in lines.items():
         ax.annotate(
