@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 TORCH  ?= default
 SEEDS  ?= 20
+VENDOR := book/assets/vendor/katex/katex.min.css book/assets/vendor/minisearch/minisearch.js
 BIN    := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 # Tests and notebooks run side by side, one thread each; the results do not depend on it.
@@ -18,14 +19,14 @@ INSTALL = python -m pip install --quiet --constraint constraints.txt $(TORCH_IND
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
-install: $(VENV)/test.installed book/assets/vendor/katex/katex.min.css  ## install what `make test` needs, into VENV
+install: $(VENV)/test.installed $(VENDOR)  ## install what `make test` needs, into VENV
 
-book: $(VENV)/book.installed book/assets/vendor/katex/katex.min.css  ## build the website
+book: $(VENV)/book.installed $(VENDOR)  ## build the website
 	jupyter-book build book/ --config "$(CURDIR)/_config.yml" --toc "$(CURDIR)/_toc.yml" \
 		--path-output "$(CURDIR)" -W -n --keep-going --quiet > /dev/null
 	@echo _build/html/index.html
 
-test: $(VENV)/test.installed book/assets/vendor/katex/katex.min.css  ## run every check: package, notebooks, prose, site
+test: $(VENV)/test.installed $(VENDOR)  ## run every check: package, notebooks, prose, site
 	python -m pytest -n 2 --cov --cov-report term:skip-covered --cov-fail-under 95
 
 notebooks: $(VENV)/test.installed  ## run the notebooks again and store their outputs (NAMES="intro activations")
@@ -72,3 +73,7 @@ book/assets/vendor/katex/katex.min.css: node_modules/.package-lock.json
 	mkdir -p $(@D)/fonts
 	cp node_modules/katex/dist/fonts/*.woff2 $(@D)/fonts
 	cp node_modules/katex/dist/katex.min.css $@
+
+book/assets/vendor/minisearch/minisearch.js: node_modules/.package-lock.json
+	mkdir -p $(@D)
+	cp node_modules/minisearch/dist/umd/index.js $@

@@ -133,7 +133,7 @@ class Claim:
     def _decimals(self) -> int | None:
         """Decimals that show the tolerance, one more than its own; None: three digits in all."""
         if self.spread:
-            return max(_last_place(self.spread), 0)
+            return max(_last_place(float(f"{self.spread:.0e}")), 0)  # 0.97 is printed as 1
         if self.within:
             return max(_last_place(self.within) + 1, 0)
         return None

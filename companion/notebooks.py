@@ -1,6 +1,6 @@
 """Run the book's notebooks, read the claims back from them, and list them.
 
-``make notebooks`` and ``make replicate`` call this module; the chapter `claims` calls `ledger`.
+``make notebooks`` and ``make replicate`` call this module; the site makes cards and ledgers of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -26,9 +26,9 @@ from companion.claims import Claim
 __all__ = [
     "Record",
     "Replication",
+    "collapse",
     "execute",
     "fingerprint",
-    "ledger",
     "read_claims",
     "replicate",
     "replications",
@@ -42,6 +42,7 @@ _END = re.compile(
     r"(?<!\be\.g)(?<!\bi\.e)(?<!\bet al)(?<!\b[Ff]ig)(?<!\beq)(?<!\bcf)(?<!\bvs)"
     r"[.!?][\"”’)*]*\s+(?=[\"“(*]*[A-Z$\[`])"
 )
+_FOLDED = re.compile(r"#+ (?:More: |Solution$)", re.MULTILINE)
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -73,8 +74,8 @@ def toc(book: Path) -> list[Path]:
     stems = [contents["root"]]
     for part in contents.get("parts", [contents]):
         stems += [chapter["file"] for chapter in part.get("chapters", [])]
-    pages = [page for stem in stems for page in sorted(book.glob(f"{Path(stem).stem}.*"))]
-    if missing := [stem for stem in stems if Path(stem).stem not in {page.stem for page in pages}]:
+    pages = [page for stem in stems for page in sorted(book.glob(f"{stem}.*"))]
+    if missing := [stem for stem in stems if stem not in {page.stem for page in pages}]:
         raise FileNotFoundError(f"_toc.yml names pages that {book} lacks: {', '.join(missing)}")
     return pages
 
@@ -126,7 +127,35 @@ def execute(path: Path, *, seed: int = 0, notes: Path | None = None) -> dict[str
         if cell.cell_type == "code":
             cell.metadata["ran"] = fingerprint(cell.source)
             cell.outputs = _joined(cell.outputs)
-    return json.loads(nbformat.writes(notebook))
+    ran: dict[str, Any] = json.loads(nbformat.writes(notebook))
+    collapse(ran["cells"])
+    return ran
+
+
+def collapse(cells: Iterable[dict[str, Any]]) -> None:
+    """Have a notebook open as a lesson, as the site shows it: set what Jupyter reads.
+
+    Code shows only in cells tagged ``open``; figures and tables show, other outputs with their
+    code; a section "More: …" or "Solution" is closed.
+
+    Parameters
+    ----------
+    cells : iterable of dict
+        Of a notebook; their metadata are changed in place.
+    """
+    for cell in cells:
+        about = cell["metadata"]
+        if cell["cell_type"] == "code":
+            shown = "open" in about.get("tags", [])
+            rich = any(output.get("data", {}).keys() - {"text/plain"} for output in cell["outputs"])
+            hidden = {"source_hidden": not shown, "outputs_hidden": not (shown or rich)}
+            about["jupyter"] = {name: True for name, hides in hidden.items() if hides}
+            if not about["jupyter"]:
+                del about["jupyter"]
+        elif _FOLDED.match("".join(cell["source"])):
+            about["jp-MarkdownHeadingCollapsed"] = True
+        else:
+            about.pop("jp-MarkdownHeadingCollapsed", None)
 
 
 def _joined(outputs: list[Any]) -> list[Any]:
@@ -225,57 +254,6 @@ def read_claims(book: Path) -> list[Record]:
                 raise ValueError(f"claim id {found.id!r} is used twice: in {where}")
             records[found.id] = record
     return list(records.values())
-
-
-def ledger(book: Path = Path(".")) -> str:
-    """Tabulate every claim of the book, in Markdown, a table for each page that makes claims.
-
-    Parameters
-    ----------
-    book : Path, default the current folder
-        The folder of the notebooks.
-    """
-    runs = replications(book)
-    lines: list[str] = []
-    page = None
-    for record in read_claims(book):
-        if record.page != page:
-            page = record.page
-            title = re.search(r'"# ([^"\\]+)', (book / f"{page}.ipynb").read_text())
-            lines += ["", f"**[{title[1] if title else page}]({page}.ipynb)**", ""]
-            lines += ["| claim | measured | required | at other seeds |", "|:--|:--|:--|:--|"]
-        lines.append(_row(record, runs.get(record.claim.id)))
-    return "\n".join(lines).strip()
-
-
-def _row(record: Record, run: Replication | None) -> str:
-    """One line of the ledger; its anchor is the claim's id."""
-    made = record.claim
-    source = f" ({made.source})" if made.source else ""
-    varies = f"; varies: {made.varies}" if made.varies else ""
-    slug = re.sub(r"[^\w\- ]", "", record.section.lower().strip()).replace(" ", "-")
-    place = f"[{_cell(record.section)}]({record.page}.ipynb#{slug})"
-    name = f'<a id="{made.id}"></a>`{made.id}`'
-    return (
-        f"| {name}<br>{_cell(''.join(record.statements[:1]))} *{place}* | {_cell(made.measured)} "
-        f"| {_cell(made.required + varies + source)} | {_range(run)} |"
-    )
-
-
-def _cell(text: str) -> str:
-    """Keep the bars in a text from ending the cell of a table."""
-    bars = re.sub(r"\$[^$]+\$", lambda found: found[0].replace("|", r"\vert "), text)
-    return re.sub(r"(?<!\\)\|", r"\|", bars)
-
-
-def _range(run: Replication | None) -> str:
-    """Smallest and largest of a claim's replicated values, to four digits, and their number."""
-    there = [value for value in run.values if value is not None] if run else []
-    if run is None or not there:
-        return "–"
-    ends = dict.fromkeys(f"{end:.4g}" for end in (min(there), max(there)))
-    fell = f", fell in {len(run.fell)}" if run.fell else ""
-    return f"{' to '.join(ends)} ({len(there)} runs{fell})"
 
 
 def stored_figure(notebook: dict[str, Any], name: str) -> bytes:
@@ -386,12 +364,12 @@ def _store(book: Path, made: Sequence[str], seed: int, notes: Sequence[dict[str,
 
 
 def _notebooks(book: Path) -> list[Path]:
-    """The notebooks that make claims, in reading order: all but the ledger."""
-    return [page for page in toc(book) if page.suffix == ".ipynb" and page.stem != "claims"]
+    """The notebooks, in reading order."""
+    return [page for page in toc(book) if page.suffix == ".ipynb"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Execute the named notebooks (default: all, the ledger last), or replicate the book."""
+    """Execute the named notebooks (default: all), or replicate the book."""
     parser = argparse.ArgumentParser(prog="python -m companion.notebooks", description=main.__doc__)
     parser.add_argument("names", nargs="*", help="stems of notebooks in book/, e.g. activations")
     parser.add_argument("--book", type=Path, default=Path("book"))
@@ -400,9 +378,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.replicate:
         if failed := replicate(options.book, options.replicate, options.names):
             raise SystemExit("\n".join(failed))
-        options.names = ["claims"]
-    names = options.names or [p.stem for p in _notebooks(options.book)]
-    for name in [*(name for name in names if name != "claims"), "claims"]:
+        return
+    for name in options.names or [page.stem for page in _notebooks(options.book)]:
         path = options.book / f"{name}.ipynb"
         _write(path, ran := execute(path))
         print(f"ran {path}", flush=True)

@@ -242,3 +242,9 @@ def test_bounds_the_wrong_way_round_are_refused():
 def test_interval_needs_two_seeds():
     with pytest.raises(ValueError, match="two seeds at least"):
         interval([1.0])
+
+
+@pytest.mark.parametrize("spread", [0.96, 1.04, 0.0999, 0.0096, 9.7])
+def test_printed_line_reads_back_as_itself(spread):
+    line = str(Claim("a", 12.3456, spread=spread, n_seeds=20, unit="%"))
+    assert str(Claim.parse(line)) == line

@@ -1,5 +1,6 @@
 """Figures: one style, Axes in, Axes out, names where lines end."""
 
+import base64
 import io
 import json
 from itertools import pairwise
@@ -11,17 +12,28 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from companion import ACTIVATIONS, figures, relu
+from companion import ACTIVATIONS, relu, tanh
 from companion.figures import (
     COLOURS,
-    WIDTH,
+    arrow,
+    blank,
+    box,
+    cloud,
+    cobweb,
+    curve,
+    histograms,
+    net,
     panels,
     plot_activation,
     plot_grid,
     plot_lines,
+    show,
+    steps,
     use_style,
     varies_within,
+    word,
 )
+from companion.figures.style import NARROW, NARROW_PNG, WIDTH, png
 
 
 @pytest.fixture(autouse=True)
@@ -111,10 +123,10 @@ def test_panels_are_as_wide_as_the_page():
 
 def test_stored_picture_is_twice_as_wide_as_shown_and_small():
     ax = plot_activation(relu)
-    picture = Image.open(io.BytesIO(figures._png(ax.figure)))
+    picture = Image.open(io.BytesIO(png(ax.figure)))
     assert picture.width == 2 * 100 * WIDTH
-    assert len(figures._png(ax.figure)) < 12_000
-    assert figures._png(ax.figure) == figures._png(ax.figure)
+    assert len(png(ax.figure)) < 12_000
+    assert png(ax.figure) == png(ax.figure)
 
 
 def test_use_style_registers_the_small_pictures_in_a_notebook(monkeypatch):
@@ -124,7 +136,7 @@ def test_use_style_registers_the_small_pictures_in_a_notebook(monkeypatch):
     try:
         use_style()
         formatter = shell.display_formatter.formatters["image/png"]
-        assert formatter.lookup_by_type(plt.Figure) is figures._png
+        assert formatter.lookup_by_type(plt.Figure) is png
     finally:
         InteractiveShell.clear_instance()
 
@@ -146,7 +158,7 @@ def test_plot_grid_writes_each_share_in_its_field():
 
 def stored(figure) -> list[dict] | None:
     """The numbers inside the PNG that a notebook would store."""
-    image = Image.open(io.BytesIO(figures._png(figure)))
+    image = Image.open(io.BytesIO(png(figure)))
     assert ("numbers" in image.text) == ("pixels" in image.text)
     return json.loads(image.text["numbers"]) if "numbers" in image.text else None
 
@@ -202,3 +214,86 @@ def test_line_that_begins_later_has_not_overflowed():
     assert [text.get_text() for text in begun.texts] == ["a"]
     ended = plot_lines([0, 1, 2, 3], {"a": np.c_[values, [np.nan, 1.0, 2.0, 3.0]]})
     assert [text.get_text() for text in ended.texts] == ["a\n(2 of 3 overflowed)"]
+
+
+# ---- drawings -------------------------------------------------------------------------------
+
+
+def every_drawing(narrow: bool) -> np.ndarray:
+    """One of each, on an Axes of its own."""
+    axes = panels(2, 4, height=1.5, narrow=narrow)
+    word(box(arrow(blank(axes[0], 4, 2), (0, 1), (1, 1), "in"), 2, 1, "f"), 3, 1, "out", "red")
+    net(axes[1], ["A", "B"], ["64", "32", "10"], below=["", "ReLU"])
+    curve(axes[2])
+    cloud(axes[3], [-1, 2])
+    histograms(axes[4], {"layer 1": [0, 1, 2], "layer 2": [1, 1, 1]})
+    steps(axes[5], [(0, 0), (1, 1), (2, 0)], text="SGD")
+    cobweb(axes[6], np.sqrt, 0.1, 3)
+    axes[7].remove()
+    return axes
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_drawings_draw_and_keep_words_at_eleven_pixels(narrow):
+    axes = every_drawing(narrow)
+    figure = axes[0].figure
+    assert figure.get_figwidth() == (NARROW if narrow else WIDTH)
+    assert axes[0].get_subplotspec().get_gridspec().ncols == (1 if narrow else 2)
+    sizes = [text.get_size() for ax in axes[:7] for text in ax.texts]
+    assert min(sizes) * 100 / 72 >= 11
+    assert len(png(figure)) > 1000
+
+
+def test_net_names_wires_and_boxes():
+    ax = net(plt.subplots()[1], ["A", "B"], ["64", "32", "10"], below=["", "ReLU"])
+    assert [t.get_text() for t in ax.texts if t.get_text()] == ["64", "32", "10", "A", "B", "ReLU"]
+    with pytest.raises(ValueError, match="wires must be 2, one more than layers, not 1"):
+        net(ax, ["A"], ["64"])
+    with pytest.raises(ValueError, match="below must be 1, one for each layer, not 2"):
+        net(ax, ["A"], below=["a", "b"])
+
+
+def test_curve_is_grey_where_it_is_flat_and_cloud_lies_on_it():
+    ax = cloud(curve(plt.subplots()[1], relu, 2.0), [-1.0, 0.5, 9.0], spread=0)
+    assert ax.collections[0].get_datalim(ax.transData).intervalx == pytest.approx([-2, 0])
+    line, dots = ax.lines
+    assert line.get_ydata()[[0, -1]].tolist() == [0, 2]
+    assert dots.get_xydata().tolist() == [[-1, 0], [0.5, 0.5], [2, 2]]
+    assert len(curve(plt.subplots()[1], tanh, flat=None).collections) == 0
+    low, high = curve(plt.subplots()[1], tanh, flat=0.05).collections[0].get_paths()
+    edge = np.arccosh(1 / np.sqrt(0.05))
+    assert low.vertices[:, 0].max() == pytest.approx(-edge, abs=0.03)
+    assert high.vertices[:, 0].min() == pytest.approx(edge, abs=0.03)
+
+
+def test_histograms_have_one_axis_and_one_height():
+    ax = histograms(plt.subplots()[1], {"a": [0, 0, 1], "b": [3, 3, 3]}, bins=[0, 1, 2, 3, 4])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    tops = [bars.get_datalim(ax.transData).intervaly for bars in ax.collections]
+    assert [top.tolist() for top in tops] == [[0, pytest.approx(0.85)], [-1, pytest.approx(-0.15)]]
+    assert ax.get_xlim() == (0, 4)
+
+
+def test_steps_draw_an_arrow_each():
+    ax = steps(plt.subplots()[1], [(0, 0), (1, 1), (2, 0)])
+    assert len([text for text in ax.texts if text.arrow_patch is not None]) == 2
+    with pytest.raises(ValueError, match=r"points must have the shape \(n, 2\), not \(3,\)"):
+        steps(ax, [0, 1, 2])
+
+
+def test_cobweb_follows_the_map():
+    ax = cobweb(plt.subplots()[1], lambda x: x / 2, 1.0, 2)
+    path = ax.lines[2].get_xydata().tolist()
+    assert path == [[1, 0], [1, 0.5], [0.5, 0.5], [0.5, 0.25], [0.25, 0.25]]
+
+
+def test_show_stores_a_picture_for_the_page_and_one_for_phones(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    show(every_drawing)
+    (data,) = shown
+    sizes = [Image.open(io.BytesIO(base64.b64decode(data[k]))).width for k in data]
+    assert dict(zip(data, sizes, strict=True)) == {"image/png": 1380, NARROW_PNG: 700}
+    assert plt.get_fignums() == []
+    with pytest.raises(ValueError, match="draw must make one figure, not 0"):
+        show(lambda narrow: None)

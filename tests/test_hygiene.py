@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -9,17 +10,21 @@ from pkgutil import iter_modules
 
 import pytest
 
-from companion.notebooks import fingerprint, toc
+from companion.figures.style import NARROW_PNG
+from companion.notebooks import collapse, fingerprint, toc
 
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
-PAGES_ABOUT_THE_BOOK = {"intro", "claims"}
+PAGES_ABOUT_THE_BOOK = {"intro"}
 CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES_ABOUT_THE_BOOK]
 SERVES_ALL = {"claims", "devices", "experiments", "figures", "notebooks", "quadrature"}
 
 IGNORED: dict[str, str] = {}
 """Cells that nbval may skip or not compare, as "page: cell id", with the reason. None does."""
+
+KINDS = {"text/plain", "text/markdown", "text/html", "image/png", NARROW_PNG}
+"""What outputs may be, since the site, Jupyter and the comparison know it."""
 
 FRAME = [
     "What we saw",
@@ -65,9 +70,22 @@ def faults(name: str, notebook: dict) -> list[str]:
         for output in cell["outputs"]:
             if output["output_type"] == "error" or output.get("name") == "stderr":
                 found.append(f"{where} stores an error or a warning")
+            if unknown := output.get("data", {}).keys() - KINDS:
+                found.append(f"{where} stores what no page shows: {sorted(unknown)}")
             if "image/png" in output.get("data", {}):
                 found += figure_faults(where, cell)
-    return found
+    return found + lesson_faults(name, notebook["cells"])
+
+
+def lesson_faults(name: str, cells: list[dict]) -> list[str]:
+    """List the cells that Jupyter would show otherwise than the site."""
+    wanted = copy.deepcopy(cells)
+    collapse(wanted)
+    return [
+        f"{name}, cell {number} (id {cell['id']}) does not open as a lesson: `make notebooks`"
+        for number, (cell, should) in enumerate(zip(cells, wanted, strict=True), 1)
+        if cell["metadata"] != should["metadata"]
+    ]
 
 
 def figure_faults(where: str, cell: dict) -> list[str]:
@@ -130,13 +148,14 @@ def test_every_page_is_in_the_table_of_contents():
     }
 
 
+HIDDEN = {"source_hidden": True, "outputs_hidden": True}
 CLEAN = {
     "cells": [
         {
             "cell_type": "code",
             "id": "a",
             "execution_count": 1,
-            "metadata": {"ran": fingerprint("x = 1")},
+            "metadata": {"ran": fingerprint("x = 1"), "jupyter": HIDDEN},
             "source": ["x = 1"],
             "outputs": [],
         }
@@ -166,6 +185,11 @@ def test_clean_run_passes():
         ({"outputs": [{"output_type": "stream", "name": "stderr", "text": "!"}]}, "warning"),
         ({"outputs": [{"output_type": "error", "ename": "E"}]}, "error"),
         ({"outputs": [PICTURE]}, "without alt text"),
+        ({"metadata": {"ran": fingerprint("x = 1")}}, "does not open as a lesson"),
+        (
+            {"outputs": [{"output_type": "display_data", "data": {"video/mp4": ""}}]},
+            "no page shows",
+        ),
         (
             {"outputs": [PICTURE], "metadata": {"mystnb": {"image": {"alt": "a.png"}}}},
             "without alt",

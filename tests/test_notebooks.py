@@ -1,22 +1,20 @@
-"""Running notebooks, reading claims back, and the ledger."""
+"""Running notebooks, reading claims back, replications."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from markdown_it import MarkdownIt
 
 from companion import notebooks
 from companion.claims import Claim
 from companion.notebooks import (
     Replication,
+    collapse,
     execute,
     fingerprint,
-    ledger,
     main,
     read_claims,
     replicate,
@@ -56,9 +54,10 @@ DRAW = (
 
 @pytest.fixture
 def book(tmp_path):
-    """A book of two chapters and a ledger."""
+    """A book of two chapters and a ledger with a page for one of them."""
     (tmp_path / "_toc.yml").write_text(
         "root: intro\nparts:\n- chapters:\n  - file: one\n  - file: two\n  - file: claims\n"
+        "    sections:\n    - file: claims/one\n"
     )
     folder = tmp_path / "book"
     folder.mkdir()
@@ -78,14 +77,7 @@ def book(tmp_path):
             cell(DRAW.replace("DRAWN", "-10"), "✓ a-draw: 0.1 (above -10)\n"),
         )
     )
-    (folder / "claims.ipynb").write_text(
-        notebook(
-            cell(
-                "from IPython.display import Markdown\nfrom companion.notebooks import ledger\n"
-                "Markdown(ledger())"
-            )
-        )
-    )
+    (folder / "claims.md").write_text("# Claims")
     return folder
 
 
@@ -129,64 +121,24 @@ def test_sentence_is_kept_whole(book, text, sentence):
     assert read_claims(book)[0].statements == (sentence,)
 
 
-def rows(table: str) -> list[list[str]]:
-    """The cells of a Markdown table, as they are seen, without its heads; links give their text."""
-    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(table)
-    cells = [
-        "".join(part.content for part in tokens[place + 1].children or [])
-        for place, token in enumerate(tokens)
-        if token.type == "td_open"
-    ]
-    assert len(cells) % 4 == 0
-    return [cells[place : place + 4] for place in range(0, len(cells), 4)]
-
-
-def told(row: list[str]) -> tuple[str, ...]:
-    """Id, measured and required of a row, read back."""
-    return re.sub(r"<[^>]*>", "\n", row[0]).split("\n")[2], row[1], row[2]
-
-
-def test_ledger_has_a_row_and_an_anchor_for_each_claim(book):
-    table = ledger(book)
-    assert '| <a id="first"></a>`first`' in table
-    assert r"See $\vert z\vert $ and **0.5** here." in table
-    assert "(one.ipynb#a-section-first)" in table
-    assert "| 0.50 | expected 0.5 ± 0.1 (a paper) | – |" in table
-    stored = {"first": {"values": [0.51, None, 0.49]}, "a-draw": {"values": [1, 2], "fell": [1]}}
-    (book / "replication.json").write_text(json.dumps(stored))
-    assert "| 0.49 to 0.51 (2 runs) |" in ledger(book)
-    assert "| 1 to 2 (2 runs, fell in 1) |" in ledger(book)
-
-
-@pytest.mark.parametrize(("text", "sentence"), SAID)
-def test_row_of_the_ledger_reads_back(book, text, sentence):
-    (book / "intro.md").write_text(f"# Book\n\n{text.replace('claim:x', 'claim:first')}")
-    one = (book / "one.ipynb").read_text()
-    (book / "one.ipynb").write_text(one.replace("a paper", "a paper | 2"))
-    first, _ = rows(ledger(book))
-    assert told(first) == ("first", "0.50", "expected 0.5 ± 0.1 (a paper | 2)")
-    plain = first[0].replace(r"\vert ", "|")
-    assert re.sub(r"[*`$]", "", sentence) in re.sub(r"[*`$]", "", plain)
-
-
-def test_every_row_of_the_book_s_ledger_tells_what_its_claim_printed():
-    records = read_claims(ROOT / "book")
-    stored = json.loads((ROOT / "book" / "claims.ipynb").read_text())
-    (table,) = (
-        "".join(output["data"]["text/markdown"])
-        for cell in stored["cells"]
-        for output in cell.get("outputs", [])
+def test_collapse_closes_all_but_the_lesson(book):
+    tagged = {"cell_type": "code", "metadata": {"tags": ["open"]}, "source": [], "outputs": []}
+    figure = {"cell_type": "code", "metadata": {}, "outputs": [{"data": {"image/png": ""}}]}
+    printed = {"cell_type": "code", "metadata": {}, "outputs": [{"text": "1"}]}
+    more, open_, old = (
+        {"cell_type": "markdown", "metadata": dict(given), "source": [text]}
+        for text, given in (
+            ("### More: the rest\n\nWords.", {}),
+            ("### Moreover\n\n#### Solution", {}),
+            ("## Exercises", {"jp-MarkdownHeadingCollapsed": True}),
+        )
     )
-    found = rows(table)
-    assert len(found) == len(records)
-    for record, row in zip(records, found, strict=True):
-        made = record.claim
-        source = f" ({made.source})" if made.source else ""
-        varies = f"; varies: {made.varies}" if made.varies else ""
-        assert told(row) == (made.id, made.measured, made.required + varies + source)
-        (sentence, *_), seen = record.statements, row[0].replace(r"\vert ", "|")
-        words = re.findall(r"[\w%.]+", re.sub(r"\$[^$]*\$|\]\([^)]*\)", "", sentence))
-        assert [word for word in words if word not in seen] == [], made.id
+    collapse([tagged, figure, printed, more, open_, old])
+    assert tagged["metadata"] == {"tags": ["open"]}
+    assert figure["metadata"]["jupyter"] == {"source_hidden": True}
+    assert printed["metadata"]["jupyter"] == {"source_hidden": True, "outputs_hidden": True}
+    assert more["metadata"] == {"jp-MarkdownHeadingCollapsed": True}
+    assert open_["metadata"] == old["metadata"] == {}
 
 
 def test_execute_runs_cleans_and_does_not_write(book):
@@ -194,7 +146,8 @@ def test_execute_runs_cleans_and_does_not_write(book):
     ran = execute(book / "two.ipynb")
     assert (book / "two.ipynb").read_text() == before
     (code,) = [c for c in ran["cells"] if c["cell_type"] == "code"]
-    assert code["metadata"] == {"ran": fingerprint("".join(code["source"]))}
+    hidden = {"source_hidden": True, "outputs_hidden": True}
+    assert code["metadata"] == {"ran": fingerprint("".join(code["source"])), "jupyter": hidden}
     assert code["execution_count"] == 1
     assert Claim.parse("".join(code["outputs"][0]["text"])).holds
     assert ran["metadata"]["language_info"] == {"name": "python"}
@@ -224,10 +177,10 @@ def test_failing_claim_stops_the_run_and_nothing_is_written(book):
     assert not list(book.glob("*.tmp"))
 
 
-def test_main_runs_what_is_named_and_then_the_ledger(book):
+def test_main_runs_what_is_named(book):
     main(["two", "--book", str(book)])
-    stored = json.loads((book / "claims.ipynb").read_text())
-    assert "a-draw" in str(stored["cells"][0]["outputs"])
+    stored = json.loads((book / "two.ipynb").read_text())
+    assert "a-draw" in str(stored["cells"][1]["outputs"])
     assert json.loads((book / "one.ipynb").read_text())["cells"][1]["metadata"] == {}
 
 
@@ -280,11 +233,11 @@ def test_main_without_names_runs_all(book, monkeypatch):
     monkeypatch.setattr(notebooks, "execute", lambda path: ran.append(path.stem))
     monkeypatch.setattr(notebooks, "_write", lambda path, notebook: None)
     main(["--book", str(book)])
-    assert ran == ["one", "two", "claims"]
+    assert ran == ["one", "two"]
     monkeypatch.setattr(notebooks, "replicate", lambda book, *options: ran.append(options) or [])
     main(["--book", str(book), "--replicate", "2"])
     main(["two", "--book", str(book), "--replicate", "3"])
-    assert ran[3:] == [(2, []), "claims", (3, ["two"]), "claims"]
+    assert ran[2:] == [(2, []), (3, ["two"])]
 
 
 def test_readme_shows_the_stored_first_figure():

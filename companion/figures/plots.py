@@ -1,55 +1,21 @@
-"""One look for every figure, and the few plots that several chapters share.
+"""Plots that several chapters share: an activation, lines with intervals, a grid of shares.
 
-A figure function takes an Axes, or makes one, and returns it. Colours are Okabe and Ito's, which
-readers with any kind of colour vision can tell apart; lines carry their names beside them instead
-of in a legend; what comes from several seeds has its 95 % interval. A figure that holds such means
-stores them, with their intervals, inside its PNG: another processor draws other pixels, and may.
-
-Used in every chapter.
+A plot takes an Axes, or makes one, and returns it. Lines carry their names beside them instead of
+in a legend; what comes from several seeds has its 95 % interval.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
-from cycler import cycler
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from companion.activations import Activation
 from companion.claims import interval
-
-__all__ = [
-    "COLOURS",
-    "panels",
-    "plot_activation",
-    "plot_grid",
-    "plot_lines",
-    "use_style",
-    "varies_within",
-]
-
-COLOURS = MappingProxyType(
-    {
-        "blue": "#0072B2",
-        "orange": "#C85200",
-        "green": "#00805E",
-        "purple": "#A8558A",
-        "grey": "#6B6B6B",
-        "black": "#1A1A1A",
-    }
-)
-"""The palette of Okabe and Ito, green and purple darkened until thin lines read well on white."""
+from companion.figures.style import COLOURS, new_axes, varies_within
 
 _PREFERRED = {
     "relu": "blue",
@@ -63,124 +29,6 @@ _PREFERRED = {
     "softsign": "grey",
 }
 """An activation keeps its colour from figure to figure."""
-
-WIDTH = 6.9
-"""Width of a figure in inches: 690 pixels, the column of the page."""
-
-_STYLE: dict[str, Any] = {
-    "axes.edgecolor": COLOURS["grey"],
-    "axes.labelcolor": COLOURS["black"],
-    "axes.linewidth": 0.8,
-    "axes.prop_cycle": cycler(color=list(COLOURS.values())),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 100,
-    "figure.figsize": (WIDTH, 3.2),
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "lines.linewidth": 1.8,
-    "savefig.dpi": 200,
-    "xtick.color": COLOURS["grey"],
-    "xtick.labelcolor": COLOURS["black"],
-    "ytick.color": COLOURS["grey"],
-    "ytick.labelcolor": COLOURS["black"],
-}
-
-
-def use_style() -> None:
-    """Set the book's style, and in a notebook store figures as small, sharp PNGs."""
-    mpl.rcParams.update(mpl.rcParamsDefault | {"backend": mpl.rcParams["backend"]} | _STYLE)
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return
-    if shell := get_ipython():
-        plt.switch_backend(mpl.get_backend())  # it registers its own PNGs when it is loaded
-        shell.display_formatter.formatters["image/png"].for_type(Figure, _png)
-
-
-def varies_within(artist: Artist, y: ArrayLike, x: ArrayLike | None = None) -> None:
-    """Say how far the numbers behind a drawn line or image may be off on another machine.
-
-    The tests then compare these numbers instead of the picture. `plot_lines` and `plot_grid` do so
-    for the means of seeds; what a page draws by itself from trained nets needs it.
-
-    Parameters
-    ----------
-    artist : Line2D or AxesImage
-        What `Axes.plot` or `Axes.imshow` made.
-    y : float or array_like
-        Half widths of the intervals of its y values, or of the image's values; of their shape.
-    x : float or array_like, optional
-        The same for its x values; by default they are the same everywhere.
-    """
-    artist.within = y, 0.0 if x is None else x  # type: ignore[attr-defined]
-
-
-def _numbers(figure: Figure) -> list[dict[str, Any]] | None:
-    """Collect the numbers behind a figure, or None if none of them may vary."""
-    drawn, varies = [], False
-    for place, ax in enumerate(figure.axes):
-        wide, high = (abs(np.subtract(*ends)) / 200 for ends in (ax.get_xlim(), ax.get_ylim()))
-        for line in ax.lines:
-            x, y = np.transpose(line.get_xydata())
-            if line.get_transform() != ax.transData or not x.size:
-                continue
-            half_y, half_x = getattr(line, "within", (None, wide))
-            if half_y is None:  # a hundred points show the shape of any curve
-                thinned = len(x) // 100 + 1
-                x, y, half_y = x[::thinned], y[::thinned], high
-            drawn.append({"axes": place, "x": x, "x within": half_x, "y": y, "y within": half_y})
-        for image in ax.images:
-            half = getattr(image, "within", (0.005, None))[0]
-            drawn.append({"axes": place, "y": image.get_array(), "y within": half})
-        varies |= any(hasattr(artist, "within") for artist in (*ax.lines, *ax.images))
-    short = [{name: _short(values) for name, values in found.items()} for found in drawn]
-    return short if varies else None
-
-
-def _short(values: ArrayLike) -> Any:
-    """Five digits of each number, as lists for JSON; what is no number as None."""
-    flat = [float(f"{v:.5g}") if np.isfinite(v) else None for v in np.ravel(values)]
-    return flat if np.ndim(values) else flat[0]
-
-
-def _png(figure: Figure) -> bytes:
-    """Draw at twice the size it is shown in, with 64 colours: a third of the bytes."""
-    from PIL import Image, PngImagePlugin
-
-    drawn, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png")
-    image = Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE)
-    inside = PngImagePlugin.PngInfo()
-    if numbers := _numbers(figure):
-        inside.add_text("numbers", json.dumps(numbers, separators=(",", ":")), zip=True)
-        inside.add_text("pixels", hashlib.sha256(image.convert("RGB").tobytes()).hexdigest())
-    image.save(small, format="png", optimize=True, pnginfo=inside)
-    return small.getvalue()
-
-
-def panels(columns: int, rows: int = 1, height: float = 2.6, **options: Any) -> np.ndarray:
-    """Make a figure of several Axes, as wide as the page.
-
-    Parameters
-    ----------
-    columns, rows : int
-        How many.
-    height : float, default 2.6
-        Of one row, in inches.
-    **options
-        For `matplotlib.pyplot.subplots`, such as ``sharey=True``.
-
-    Returns
-    -------
-    ndarray of Axes, of shape (rows * columns,)
-    """
-    _, axes = plt.subplots(rows, columns, figsize=(WIDTH, height * rows), squeeze=False, **options)
-    return axes.ravel()
 
 
 def plot_activation(
@@ -208,7 +56,7 @@ def plot_activation(
     -------
     Axes
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     z = np.linspace(low, high, 801)
     slope = f.derivative(z, **parameters)
     slope[1:][np.abs(np.diff(slope)) > 0.1] = np.nan  # a jump is no line
@@ -249,7 +97,7 @@ def plot_lines(
     x = np.asarray(x)
     if len(lines) > len(COLOURS):
         raise ValueError(f"lines must be at most {len(COLOURS)}, one per colour, not {len(lines)}")
-    ax = _axes(ax)
+    ax = new_axes(ax)
     means: dict[str, np.ndarray] = {}
     colours = _choose_colours(lines)
     for place, (name, given) in enumerate(lines.items()):
@@ -298,7 +146,7 @@ def plot_grid(
     -------
     Axes
     """
-    ax, values, half = _axes(ax), np.asarray(values), None
+    ax, values, half = new_axes(ax), np.asarray(values), None
     if values.ndim == 3:
         values, low, high = interval(values)
         half = (high - low) / 2
@@ -373,7 +221,3 @@ def _spread(heights: list[float], gap: float = 11) -> list[float]:
 
 def _middle(crowd: list[float]) -> float:
     return sum(crowd) / len(crowd)
-
-
-def _axes(ax: Axes | None) -> Axes:
-    return plt.subplots()[1] if ax is None else ax
