@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from companion.dead_relu import born_dead_probability
+from companion.born_dead import born_dead_probability
 
 NETS, ROUNDS, LOOPED = 10_000, 20, 10
 CASES = {  # inputs, where they lie, whether there are biases

@@ -14,7 +14,8 @@ chapter                module
 `initialization`       `companion.initialization`: every rule for starting weights; gains; in NumPy
 `batch_norm`           `companion.batch_norm`: batch and layer norm in NumPy; how gradients grow
 `regularization`       `companion.regularization`: penalties, dropout, the spectral norm, in NumPy
-`dead_relu`            `companion.dead_relu`: nets that are born dead; dormancy scores; in NumPy
+`dead_relu`            `companion.dead_relu`: the step that kills; dormancy scores; in NumPy
+`born_dead`            `companion.born_dead`: nets that are dead before training, in NumPy
 `detection`            `companion.detection`: which units of a model are dead, and why; hooks
 `revival`              `companion.revival`: resets of dead units, pruning, other remedies
 `dead_channels`        `companion.dead_channels`: what positions and borders do, in NumPy

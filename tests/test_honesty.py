@@ -274,12 +274,12 @@ def test_moved_decimal_and_moved_curve_are_caught(tmp_path):
             "book/initialization.ipynb",
         ),
         (
-            "dead_relu/formulas.py",
+            "born_dead.py",
             "return math.prod(1 - 2.0**-n for n in widths)",
             "return math.prod(1 - 2.0 ** -(n + 1) for n in widths)",
-            "tests/test_dead_relu.py",
+            "tests/test_born_dead.py",
             "",
-            "book/dead_relu.ipynb",
+            "book/born_dead.ipynb",
         ),
         (
             "detection/report.py",

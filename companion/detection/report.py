@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from companion.dead_relu.dormancy import dormancy_score
+from companion.dead_relu import dormancy_score
 from companion.detection.storage import SUMS, read, sum_over_ranks, write
 
 if TYPE_CHECKING:

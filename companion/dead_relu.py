@@ -1,4 +1,11 @@
-"""How little a unit gives beside the others of its layer: Sokar's dormancy score."""
+r"""When a ReLU unit dies in one step, and how little a silent unit gives, in NumPy.
+
+A unit is *dead on a data set* when the derivative of its activation is zero for every example; a
+ReLU unit then, when its pre-activation is never positive. `deadly_rate` tells how long a step of
+gradient descent must be to kill it, `dormancy_score` how silent it is beside its neighbours.
+
+Taught in the chapter `dead_relu`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +14,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["dormancy_score", "dormant_fraction"]
+__all__ = ["deadly_rate", "dormancy_score", "dormant_fraction"]
 
 Array = NDArray[np.floating[Any]]
+
+
+def deadly_rate(z: ArrayLike, g: ArrayLike) -> Array:
+    r"""Find the lowest rate at which one step of gradient descent kills a ReLU unit.
+
+    A step of rate :math:`\eta` moves a pre-activation from :math:`z_i` to
+    :math:`z_i - \eta g_i`, with the push :math:`g_i = \frac1n \sum_j \delta_j (x_j \cdot x_i + 1)`
+    and the gradient :math:`\delta_j` of example j at :math:`z_j`. The unit is dead if none is
+    positive any more.
+
+    Parameters
+    ----------
+    z, g : array_like of shape (n, ...)
+        Pre-activations and pushes of n examples; further axes are units.
+
+    Returns
+    -------
+    ndarray of shape (...)
+        Infinite where no step kills: because an example that is on is not pushed down, or because
+        one that is off is pushed up before the last one that is on has fallen. 0 for a unit that is
+        dead already.
+
+    Examples
+    --------
+    >>> float(deadly_rate([1.0, 2.0], [4.0, 6.5]))  # the second example falls last
+    0.3076923076923077
+    >>> float(deadly_rate([1.0, 2.0], [4.0, -1.0]))
+    inf
+    """
+    z, g = np.asarray(z, dtype=float), np.asarray(g, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        falls = np.where(z > 0, np.where(g > 0, z / g, np.inf), 0.0)
+        rises = np.where((z <= 0) & (g < 0), z / g, np.inf)
+    last, first = falls.max(axis=0), rises.min(axis=0)
+    rate: Array = np.where(last <= first, last, np.inf)
+    return rate
 
 
 def dormancy_score(mean_abs: ArrayLike) -> Array:
