@@ -22,7 +22,7 @@ REMEDIES: dict[str, tuple[tuple[str, ...], str, str]] = {
             "then reset the dead units, or start again: a first layer does not come back by itself",
         ),
         "dead_relu",
-        "What kills units",
+        "How long is a deadly step?",
     ),
     "biases that outweigh the signal": (
         (
@@ -50,7 +50,7 @@ REMEDIES: dict[str, tuple[tuple[str, ...], str, str]] = {
             "reset the dead units",
         ),
         "dead_relu",
-        "What kills units",
+        "Before the first step",
     ),
     "too large steps": (
         (
@@ -78,14 +78,14 @@ REMEDIES: dict[str, tuple[tuple[str, ...], str, str]] = {
             "then reset the units that are still dead",
         ),
         "dead_relu",
-        "What kills units",
+        "Which layer dies, and when?",
     ),
     "no signal": (
         (
             "mend the layer before: what arrives here is the same for every sample",
         ),
         "dead_relu",
-        "What kills units",
+        "In practice",
     ),
     "unknown": (
         (
@@ -94,7 +94,7 @@ REMEDIES: dict[str, tuple[tuple[str, ...], str, str]] = {
             "reset the dead units once the cause is gone",
         ),
         "dead_relu",
-        "What kills units",
+        "In practice",
     ),
     "saturated": (
         (
