@@ -20,7 +20,7 @@ from PIL import Image
 from companion.claims import Claim
 from companion.figures.style import NARROW_PNG
 from companion.notebooks import read_claims
-from tests.site import BOOK, LEDGERS, build, soup
+from tests.website import BOOK, LEDGERS, build, soup
 
 
 def png(width: int, grey: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.pattern import IN_THE_PATTERN
-from tests.site import NOTEBOOKS
+from tests.website import NOTEBOOKS
 
 GOALS: dict[str, tuple[float, float]] = {
     "claims_in_a_paragraph": (0, 3),

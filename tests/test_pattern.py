@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.pattern import END, IN_THE_PATTERN, faults, open_cells
-from tests.site import BOOK
+from tests.website import BOOK
 
 
 @pytest.mark.parametrize("name", sorted(IN_THE_PATTERN))

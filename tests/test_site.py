@@ -25,7 +25,7 @@ import yaml
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tests.site import (
+from tests.website import (
     BOOK,
     HTML,
     LEDGERS,
