@@ -32,8 +32,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put notebooks first, then what builds and opens sites, then planted faults."""
-    slow = (".ipynb", "test_site", "test_lesson", "test_honesty", "test_repository")
+    """Put what opens the whole site first, then the notebooks, then planted faults."""
+    slow = ("test_site", ".ipynb", "test_lesson", "test_honesty", "test_repository")
 
     def place(item: pytest.Item) -> int:
         return next((k for k, name in enumerate(slow) if name in item.nodeid), len(slow))
