@@ -78,7 +78,8 @@ def toc(book: Path) -> list[Path]:
     stems = [contents["root"]]
     for part in contents.get("parts", [contents]):
         stems += [chapter["file"] for chapter in part.get("chapters", [])]
-    pages = [page for stem in stems for page in sorted(book.glob(f"{stem}.*"))]
+    found = [page for stem in stems for page in sorted(book.glob(f"{stem}.*"))]
+    pages = [page for page in found if page.suffix in (".ipynb", ".md")]
     if missing := [stem for stem in stems if stem not in {page.stem for page in pages}]:
         raise FileNotFoundError(f"_toc.yml names pages that {book} lacks: {', '.join(missing)}")
     return pages
