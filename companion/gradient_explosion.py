@@ -127,12 +127,16 @@ def _in_the_limit(moments: Moments, beta: float, eps: float) -> float:
     def mean(g: Function, q: float) -> float:
         return float(gaussian_mean(lambda u: g(u + beta), q, kinks))
 
-    q, before = 1.0, math.inf
-    while abs(before - q) > 1e-12:
-        before = q
-        variance = mean(lambda u: moments.f(u) ** 2, q) - mean(moments.f, q) ** 2
-        q = variance / (variance + eps) if variance > 1e-12 * eps else 0.0
-    return mean(lambda u: moments.slope(u) ** 2, max(q, TINY)) / (variance + eps)
+    def variance(q: float) -> float:
+        return mean(lambda u: moments.f(u) ** 2, q) - mean(moments.f, q) ** 2
+
+    low, high = 0.0, 1.0  # of them, the fixed point of q -> v / (v + ε), by bisection
+    for _ in range(60 if eps else 0):
+        q = (low + high) / 2
+        grows = variance(q) > q / (1 - q) * eps
+        low, high = (q, high) if grows else (low, q)
+    q = max(high, TINY)
+    return mean(lambda u: moments.slope(u) ** 2, q) / (variance(q) + eps)
 
 
 class _Pairs:
