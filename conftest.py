@@ -16,10 +16,29 @@ pytest_plugins = ("tests.comparison",)
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep a notebook in one process, whatever ``--dist`` says: its cells share a kernel."""
+    """Keep a notebook in one process, whatever ``--dist`` says: its cells share a kernel.
+
+    So do the tests of a file, except planted faults, each of which runs a part of the suite. What
+    takes longest comes first, so that no process is left with it at the end.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
-    return LoadScopeScheduling(config, log)
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if "test_honesty" in nodeid else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what opens the whole site first, then the notebooks, then planted faults."""
+    slow = ("test_site", ".ipynb", "test_lesson", "test_honesty", "test_repository")
+
+    def place(item: pytest.Item) -> int:
+        return next((k for k, name in enumerate(slow) if name in item.nodeid), len(slow))
+
+    items.sort(key=place)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

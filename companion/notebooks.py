@@ -43,6 +43,7 @@ _END = re.compile(
     r"[.!?][\"”’)*]*\s+(?=[\"“(*]*[A-Z$\[`])"
 )
 _FOLDED = re.compile(r"#+ (?:More: |Solution$)", re.MULTILINE)
+_GUARDS = "guards-"
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -60,12 +61,15 @@ class Record:
         Title of the section whose cell makes the claim.
     statements : tuple of str
         The sentences of the book that lean on it, in Markdown.
+    guards : str
+        The figure or table that it guards, as its cell's tag ``guards-…`` says; else empty.
     """
 
     claim: Claim
     page: str
     section: str
     statements: tuple[str, ...]
+    guards: str = ""
 
 
 def toc(book: Path) -> list[Path]:
@@ -182,17 +186,19 @@ def _replace(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def _claims(notebook: dict[str, Any]) -> Iterator[tuple[Claim, str]]:
-    """Yield each claim that a notebook's stored outputs print, with the title of its section."""
+def _claims(notebook: dict[str, Any]) -> Iterator[tuple[Claim, str, str]]:
+    """Yield each claim that a notebook stores, the title of its section, and what it guards."""
     section = ""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             titles = re.findall(r"^#+ (.+)$", "".join(cell["source"]), re.MULTILINE)
             section = titles[-1] if titles else section
+        tags = [tag for tag in cell["metadata"].get("tags", []) if tag.startswith(_GUARDS)]
+        guards = tags[0].removeprefix(_GUARDS) if tags else ""
         for output in cell.get("outputs", []):
             for line in "".join(output.get("text", "")).splitlines():
                 if found := Claim.parse(line):
-                    yield found, section
+                    yield found, section, guards
 
 
 def _statements(markdown: str) -> Iterator[tuple[str, str]]:
@@ -247,8 +253,8 @@ def read_claims(book: Path) -> list[Record]:
                     statements.setdefault(id, []).append(sentence)
     records: dict[str, Record] = {}
     for page, notebook in notebooks.items():
-        for found, section in _claims(notebook):
-            record = Record(found, page.stem, section, tuple(statements.get(found.id, ())))
+        for found, section, guards in _claims(notebook):
+            record = Record(found, page.stem, section, tuple(statements.get(found.id, ())), guards)
             if earlier := records.get(found.id):
                 where = f"{earlier.page}, '{earlier.section}' and {page.stem}, '{section}'"
                 raise ValueError(f"claim id {found.id!r} is used twice: in {where}")

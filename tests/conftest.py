@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.site import HTML, ROOT, Server
+from tests.website import HTML, ROOT, Server
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -17,6 +18,7 @@ from mdit_py_plugins.myst_blocks import myst_block_plugin
 from mdit_py_plugins.myst_role import myst_role_plugin
 
 from companion.claims import Claim
+from companion.notebooks import Record
 
 RESULT = re.compile(
     r"""\d+(?:\.\d+)?\s?%                          # a percentage
@@ -108,6 +110,30 @@ def faults(where: str, markdown: str, claims: dict[str, Claim]) -> list[str]:
                 found.append(f"{where}: [{text}](claim:{id}) links to a claim that nobody makes")
             elif fault := disagreement(text, claims[id]):
                 found.append(f"{where}: [{text}](claim:{id}): {fault}")
+    return found
+
+
+def shown(notebook: dict[str, Any]) -> set[str]:
+    """Names of a notebook's figures, and of its tables that carry a MyST target."""
+    names = set()
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            names |= set(re.findall(r"^\((tab-[\w-]+)\)=$", text, re.MULTILINE))
+        elif name := cell["metadata"].get("mystnb", {}).get("figure", {}).get("name"):
+            names.add(name)
+    return names
+
+
+def idle(records: Iterable[Record], said: set[str], there: dict[str, set[str]]) -> list[str]:
+    """List the claims that no sentence says and that guard nothing their page shows."""
+    found = []
+    for record in records:
+        id, guards = record.claim.id, record.guards
+        if id in said or (guards and guards in there[record.page]):
+            continue
+        why = f"guards {guards!r}, which {record.page} does not show" if guards else ""
+        found.append(f"{id}: {why or 'stands in no sentence and guards nothing'}")
     return found
 
 

@@ -131,8 +131,10 @@ def test_stored_picture_is_twice_as_wide_as_shown_and_small():
 
 def test_use_style_registers_the_small_pictures_in_a_notebook(monkeypatch):
     from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
 
-    shell = InteractiveShell.instance()
+    no_file = Config(HistoryManager={"enabled": False})  # which nobody would close
+    shell = InteractiveShell.instance(config=no_file)
     try:
         use_style()
         formatter = shell.display_formatter.formatters["image/png"]

@@ -141,6 +141,7 @@ def test_number_is_found_in_a_sentence(text, number, there):
         (Claim("a", 0.0, below=1), True),
         (Claim("a", 2.0, above=0.1, below=4), False),
         (Claim("a", 2.0, expect=2, within=4), False),
+        (Claim("a", 1.0, below=2, varies="timing"), False),
     ],
 )
 def test_bound_twice_away_is_far(claim, far):

@@ -20,7 +20,7 @@ from PIL import Image
 from companion.claims import Claim
 from companion.figures.style import NARROW_PNG
 from companion.notebooks import read_claims
-from tests.site import BOOK, LEDGERS, build, soup
+from tests.website import BOOK, LEDGERS, build, soup
 
 
 def png(width: int, grey: int) -> str:
@@ -52,7 +52,7 @@ def answer(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 CELLS = [
-    new_markdown_cell("# A page\n\nA sentence that is long enough to tell what the page is about."),
+    new_markdown_cell("# A page\n\nLet $x=2$.\n\nA sentence that tells what the page is about."),
     new_code_cell("import numpy as np"),
     new_code_cell("def f(x):\n    return 2 * x", metadata={"tags": ["open"]}),
     figure("seen", **{NARROW_PNG: png(350, 1)}),

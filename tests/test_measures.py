@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.site import NOTEBOOKS
-
-IN_THE_PATTERN: set[str] = set()
-"""Chapters rewritten so that the lesson stands in the reader's path; grows with each."""
+from tests.pattern import IN_THE_PATTERN
+from tests.website import NOTEBOOKS
 
 GOALS: dict[str, tuple[float, float]] = {
     "claims_in_a_paragraph": (0, 3),

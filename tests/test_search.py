@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.site import HTML
+from tests.website import HTML
 
 QUERIES = {
     "batch norm eval": "batch_norm",

@@ -149,6 +149,8 @@ class Ledger(SphinxDirective):
         sentence = LINK.sub(r"\1", "".join(record.statements[:1]))
         said, messages = self.state.inline_text(sentence, self.lineno)
         ways = f'<a href="{page}#made-{id}" aria-label="the cell of {id}">the cell</a>'
+        if not record.statements and record.guards:
+            ways = f'<a href="{page}#{record.guards}">what it guards</a> · {ways}'
         if record.statements:
             ways = (
                 f'<a href="{page}#said-{id}" aria-label="{id} in the text">in the text</a> · {ways}'
@@ -161,7 +163,7 @@ class Ledger(SphinxDirective):
         end = f'<span class="ways">{ways}</span></th><td data-name="measured">'
         end += f'{escape(claim.measured)}</td><td data-name="kind">{kind}{asked}</td>'
         end += f'<td data-name="other seeds">{seeds}</td></tr>'
-        words = nodes.paragraph("", "", *said) if said else nodes.paragraph("", "–")
+        words = nodes.paragraph("", "", *said) if said else nodes.paragraph("", "In no sentence.")
         return [
             nodes.raw("", start, format="html"),
             words,

@@ -44,11 +44,18 @@ def blank(ax: Axes, width: float, height: float) -> Axes:
 
 
 def box(
-    ax: Axes, x: float, y: float, text: str = "", width: float = 1.0, height: float = 0.8
+    ax: Axes,
+    x: float,
+    y: float,
+    text: str = "",
+    width: float = 1.0,
+    height: float = 0.8,
+    *,
+    colour: str = _GREY,
 ) -> Axes:
     """Draw a box about a point, with a text in it."""
     corner = x - width / 2, y - height / 2
-    ax.add_patch(Rectangle(corner, width, height, fc="white", ec=_GREY, lw=1.4, zorder=2))
+    ax.add_patch(Rectangle(corner, width, height, fc="white", ec=colour, lw=1.4, zorder=2))
     ax.text(x, y, text, ha="center", va="center", zorder=3)
     return ax
 
