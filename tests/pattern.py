@@ -7,7 +7,7 @@ import re
 import symtable
 from typing import Any
 
-IN_THE_PATTERN: set[str] = set()
+IN_THE_PATTERN: set[str] = {"batch_norm", "gradient_explosion"}
 """Stems of the chapters that have been rewritten so; it grows with each."""
 
 END = ["In practice", "Common errors", "Exercises", "Deeper", "How to cite this chapter"]
