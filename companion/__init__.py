@@ -12,7 +12,8 @@ chapter                module
 `gradient_descent`     `companion.gradient_descent`: the optimizers, clipping, a schedule, in NumPy
 `vanishing_gradients`  `companion.vanishing_gradients`: a model's profile, and mean-field theory
 `initialization`       `companion.initialization`: every rule for starting weights; gains; in NumPy
-`batch_norm`           `companion.batch_norm`: batch and layer norm in NumPy; how gradients grow
+`batch_norm`           `companion.batch_norm`: batch norm and layer norm, both ways, in NumPy
+`gradient_explosion`   `companion.gradient_explosion`: how batch norm makes gradients grow, in NumPy
 `regularization`       `companion.regularization`: penalties, dropout, the spectral norm, in NumPy
 `dead_relu`            `companion.dead_relu`: the step that kills; dormancy scores; in NumPy
 `born_dead`            `companion.born_dead`: nets that are dead before training, in NumPy

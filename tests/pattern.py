@@ -7,7 +7,7 @@ import re
 import symtable
 from typing import Any
 
-IN_THE_PATTERN = {"activations", "born_dead", "dead_relu"}
+IN_THE_PATTERN = {"activations", "batch_norm", "born_dead", "dead_relu", "gradient_explosion"}
 """Stems of the chapters that have been rewritten so; it grows with each."""
 
 END = ["In practice", "Common errors", "Exercises", "Deeper", "How to cite this chapter"]

@@ -258,7 +258,7 @@ def test_moved_decimal_and_moved_curve_are_caught(tmp_path):
             CHAPTER,
         ),
         (
-            "batch_norm/norms.py",
+            "batch_norm.py",
             "var = ((x - mean) ** 2).mean(",
             "var = (x**2).mean(",
             "tests/test_batch_norm.py",

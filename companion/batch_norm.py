@@ -1,16 +1,141 @@
-"""Batch norm and layer norm, forward and backward."""
+r"""Batch norm and layer norm: forward, backward, running statistics.
+
+A unit's m values :math:`x_i` in a batch are brought to mean 0 and variance 1, and then to a mean
+and a size that are learned (Ioffe and Szegedy 2015):
+
+.. math:: y_i = \gamma\,\hat x_i + \beta, \quad \hat x_i = \frac{x_i - \mu}{\sqrt{v + \epsilon}},
+    \quad \mu = \frac1m \sum_i x_i, \quad v = \frac1m \sum_i (x_i - \mu)^2
+
+Layer norm (Ba et al. 2016) takes mean and variance over the units of an example instead. All work
+is done in float64, and PyTorch is the check.
+
+Taught in the chapter `batch_norm`; `gradient_explosion` follows the gradient through many layers.
+
+>>> x = [[1.0, 10.0], [2.0, 20.0], [6.0, 60.0]]  # three examples, two units
+>>> y, cache = batch_norm(x, eps=1e-12)
+>>> print(y.round(4))
+[[-0.9258 -0.9258]
+ [-0.4629 -0.4629]
+ [ 1.3887  1.3887]]
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from companion.batch_norm.statistics import Array, Cache, RunningStatistics, finite
+__all__ = [
+    "Cache", "RunningStatistics", "batch_norm", "batch_norm_backward", "batch_norm_eval",
+    "layer_norm", "layer_norm_backward",
+]  # fmt: skip
+
+Array = np.ndarray
 
 _MADE_BY = {"batch": "batch_norm", "evaluation": "batch_norm_eval", "layer": "layer_norm"}
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """What the forward pass leaves for the backward pass and for the running statistics."""
+
+    kind: str  #: "batch", "evaluation" or "layer": what made it
+    normalized: Array  #: x̂, of the shape of x
+    std: Array  #: √(v + ε), by which was divided; broadcasts against x
+    gamma: Array  #: as it was given; broadcasts against x
+    mean: Array  #: μ; broadcasts against x
+    var: Array  #: v, biased: the sum of squares over m; of the shape of `mean`
+    over: tuple[int, ...]  #: axes of x along which mean and variance are shared
+    shared: tuple[int, ...]  #: axes along which γ and β are shared
+
+    @property
+    def n(self) -> int:
+        """m, the number of values that share a mean."""
+        return math.prod(self.normalized.shape[axis] for axis in self.over)
+
+
+@dataclass(frozen=True, eq=False)
+class RunningStatistics:
+    """Mean and variance for evaluation, kept as PyTorch keeps them; an update makes new ones.
+
+    Parameters
+    ----------
+    mean, var : array_like of shape (n_features,)
+        PyTorch's `running_mean` and `running_var`.
+    n_batches : int, default 0
+        Updates so far, PyTorch's `num_batches_tracked`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, a number is not finite or a variance negative.
+
+    Examples
+    --------
+    >>> running = RunningStatistics.start(1)
+    >>> _, cache = batch_norm([[1.0], [3.0]])
+    >>> running.update(cache)  # a tenth of the mean, 2, and of the unbiased variance, 2
+    RunningStatistics(mean=array([0.2]), var=array([1.1]), n_batches=1)
+    """
+
+    mean: Array
+    var: Array
+    n_batches: int = 0
+
+    def __post_init__(self) -> None:
+        mean, var = _finite("mean", self.mean), _finite("var", self.var)
+        if mean.ndim != 1 or mean.shape != var.shape:
+            raise ValueError(
+                f"mean and var must both have the shape (n_features,), not {mean.shape} and "
+                f"{var.shape}"
+            )
+        if (var < 0).any():
+            raise ValueError(f"var must not be negative, not {var.min()}")
+        object.__setattr__(self, "mean", mean.copy())
+        object.__setattr__(self, "var", var.copy())
+
+    @classmethod
+    def start(cls, n_features: int) -> RunningStatistics:
+        """Return what PyTorch begins with: means of 0 and variances of 1."""
+        return cls(np.zeros(n_features), np.ones(n_features))
+
+    def update(self, cache: Cache, momentum: float | None = 0.1) -> RunningStatistics:
+        r"""Move towards the statistics of a training batch, and return the new ones.
+
+        .. math:: \mu_r \leftarrow (1 - \alpha)\,\mu_r + \alpha\,\mu, \quad
+            v_r \leftarrow (1 - \alpha)\,v_r + \alpha\,\tfrac{m}{m - 1}\,v
+
+        Parameters
+        ----------
+        cache : Cache
+            From `batch_norm`. Its biased variance is stored as an unbiased one.
+        momentum : float or None, default 0.1
+            :math:`\alpha`, the share of the *new* batch (in other books, momentum is the share of
+            the old); None weighs all batches alike, :math:`\alpha = 1 / n` at the n-th.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the cache comes from elsewhere or the momentum is not between 0 and 1.
+        """
+        if not isinstance(cache, Cache) or cache.kind != "batch":
+            raise TypeError("cache must come from batch_norm, in training")
+        if cache.mean.size != self.mean.size:
+            raise ValueError(
+                f"cache must be of {self.mean.size} features, as these statistics are, not "
+                f"{cache.mean.size}"
+            )
+        n = self.n_batches + 1
+        share = 1 / n if momentum is None else momentum
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= 1:
+            raise ValueError(f"momentum must be None or a number from 0 to 1, not {momentum!r}")
+        mean, unbiased = cache.mean.ravel(), cache.var.ravel() * (cache.n / (cache.n - 1))
+        return RunningStatistics(
+            (1 - share) * self.mean + share * mean, (1 - share) * self.var + share * unbiased, n
+        )
 
 
 def batch_norm(
@@ -135,7 +260,7 @@ def layer_norm(
     >>> layer_norm([[1.0, 3.0], [10.0, 30.0]])[0].round(3).tolist()
     [[-1.0, 1.0], [-1.0, 1.0]]
     """
-    x = finite("x", x)
+    x = _finite("x", x)
     if not x.ndim or not x.shape[-1]:
         raise ValueError(f"x must have a last axis of one unit or more, not the shape {x.shape}")
     given = [np.shape(p) for p in (gamma, beta) if p is not None]
@@ -207,7 +332,7 @@ def layer_norm_backward(dy: ArrayLike, cache: Cache) -> tuple[Array, Array, Arra
 
 def _batch(x: ArrayLike) -> tuple[Array, tuple[int, ...]]:
     """x as an array, and all its axes but that of the units."""
-    x = finite("x", x)
+    x = _finite("x", x)
     if x.ndim < 2:
         raise ValueError(
             f"x must be of shape (n, n_features) or (n, n_channels, ...), not {x.shape}"
@@ -258,7 +383,7 @@ def _parameter(
 ) -> Array:
     """A scale or shift that broadcasts against x; one number for each unit."""
     shape = tuple(length for axis, length in enumerate(of_x) if axis not in shared)
-    values = np.full(shape, default) if given is None else finite(name, given)
+    values = np.full(shape, default) if given is None else _finite(name, given)
     if values.shape != shape:
         raise ValueError(
             f"{name} must have the shape {shape}, one number per unit, not {values.shape}"
@@ -269,7 +394,7 @@ def _parameter(
 def _backward(dy: ArrayLike, cache: Cache, *kinds: str) -> tuple[Array, Array, Array]:
     if not isinstance(cache, Cache) or cache.kind not in kinds:
         raise TypeError(f"cache must come from {' or '.join(_MADE_BY[kind] for kind in kinds)}")
-    dy, x = finite("dy", dy), cache.normalized
+    dy, x = _finite("dy", dy), cache.normalized
     if dy.shape != x.shape:
         raise ValueError(f"dy must have the shape of y, {x.shape}, not {dy.shape}")
     g = cache.gamma * dy
@@ -277,3 +402,15 @@ def _backward(dy: ArrayLike, cache: Cache, *kinds: str) -> tuple[Array, Array, A
         along = (g * x).mean(axis=cache.over, keepdims=True)
         g = g - g.mean(axis=cache.over, keepdims=True) - x * along
     return g / cache.std, (dy * x).sum(axis=cache.shared), dy.sum(axis=cache.shared)
+
+
+def _finite(name: str, values: ArrayLike) -> Array:
+    """Return an array of finite float64, or an error that names the argument."""
+    try:
+        array = np.asarray(values)
+        array = array.astype(float, casting="same_kind")
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of real numbers: {error}") from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, but holds NaN or infinity")
+    return array

@@ -1,6 +1,8 @@
 r"""By how much batch norm makes the gradient grow from layer to layer: in theory, and measured.
 
-A layer is :math:`z = \mathrm{BN}(W h)`, :math:`h' = f(z)`, with random weights, in a wide net.
+A layer is :math:`u = \mathrm{BN}(W h)`, :math:`h' = f(u + \beta)`, with random weights.
+
+Taught in the chapter `gradient_explosion`.
 """
 
 from __future__ import annotations
@@ -11,22 +13,31 @@ from numbers import Integral
 import numpy as np
 
 from companion.activations import Activation
-from companion.batch_norm.norms import batch_norm, batch_norm_backward
-from companion.quadrature import Function, Moments, gaussian_mean
+from companion.batch_norm import batch_norm, batch_norm_backward
+from companion.quadrature import TINY, Function, Moments, gaussian_mean
+
+__all__ = ["batch_norm_gradient_growth", "measure_gradient_growth"]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(14)
 
 
 def batch_norm_gradient_growth(
-    activation: str | Activation, *, batch_size: int | None = None, **parameters: float
+    activation: str | Activation,
+    *,
+    batch_size: int | None = None,
+    beta: float = 0.0,
+    eps: float = 0.0,
+    **parameters: float,
 ) -> float:
     r"""Factor by which a layer with batch norm multiplies the squared gradient, in a wide net.
 
-    .. math:: \frac{E\,f'(u)^2}{\mathrm{Var}\,f(u)}, \quad u \sim N(0, 1)
+    .. math:: \frac{E\,f'(u + \beta)^2}{\mathrm{Var}\,f(u + \beta) + \epsilon},
+        \quad u \sim N(0, q)
 
-    at infinite batch, whatever the variance of the weights. For ReLU it is
-    :math:`\pi / (\pi - 1)`; it is 1 for a linear function and larger for all others. A finite batch
-    of B makes it larger; that of the linear net is :math:`(B - 2) / (B - 3)`.
+    at infinite batch. Without :math:`\epsilon` batch norm leaves q = 1, and the variance of the
+    weights does not matter. For ReLU it is then :math:`\pi / (\pi - 1)`; it is 1 for a linear
+    function and larger for all others. A finite batch of B makes it larger; that of the linear net
+    is :math:`(B - 2) / (B - 3)`.
 
     Parameters
     ----------
@@ -34,19 +45,27 @@ def batch_norm_gradient_growth(
         One of `companion.activations.ACTIVATIONS`, by name, or an `Activation` of your own.
     batch_size : int, optional
         B, 4 or more: below, the mean of the squared gradient is infinite. By default the limit.
+    beta : float, default 0
+        Shift of every unit, in the limit only.
+    eps : float, default 0
+        Batch norm's :math:`\epsilon` over the variance :math:`\sigma_w^2` that n weights to a unit
+        have together, in the limit only. It leaves :math:`q = v / (v + \epsilon)` of the variance
+        :math:`v = \mathrm{Var}\,f(u + \beta)`; the factor is taken where q no longer changes from
+        layer to layer.
     **parameters : float
         Of the activation, such as ``negative_slope=0.2``.
 
     Returns
     -------
     float
-        For independent inputs, :math:`\epsilon = 0`, scales of 1 and shifts of 0. Where f has
-        kinks, precise to 1e-5 at a batch of 4, to 1e-12 from 8 on.
+        For independent inputs and scales of 1. Where f has kinks, precise to 1e-5 at a batch of 4,
+        to 1e-12 from 8 on.
 
     Raises
     ------
     TypeError, ValueError
-        If the activation is none with a known derivative, or the batch size is out of its range.
+        If the activation is none with a known derivative, a number is out of its range, or beta or
+        eps are given with a batch size.
 
     Notes
     -----
@@ -74,9 +93,12 @@ def batch_norm_gradient_growth(
     1.788190
     """
     moments = Moments(activation, **parameters)
+    if not math.isfinite(beta) or not 0 <= eps < math.inf:
+        raise ValueError(f"beta must be finite and eps not negative, not {beta!r} and {eps!r}")
     if batch_size is None:
-        mean = gaussian_mean(moments.f, 1.0, moments.activation.kinks)
-        return float(moments.slope_square(1.0) / (moments.square(1.0) - mean**2))
+        return _in_the_limit(moments, float(beta), float(eps))
+    if beta or eps:
+        raise ValueError("beta and eps must be 0 where batch_size is given")
     if isinstance(batch_size, bool) or not isinstance(batch_size, Integral):
         raise TypeError(f"batch_size must be None or a whole number, not {batch_size!r}")
     if batch_size < 4:
@@ -96,6 +118,25 @@ def batch_norm_gradient_growth(
     trace = (B - 2 + 1 / B) * same[1] + (1 - 1 / B) * other[1]
     along = (1 - 1 / B) * (same[2] - other[2])
     return B * (trace - along) / ((B - 1) * (B - 3) * spread)
+
+
+def _in_the_limit(moments: Moments, beta: float, eps: float) -> float:
+    """The factor at infinite batch, where the variance after batch norm no longer changes."""
+    kinks = tuple(kink - beta for kink in (0.0, *moments.activation.kinks))
+
+    def mean(g: Function, q: float) -> float:
+        return float(gaussian_mean(lambda u: g(u + beta), q, kinks))
+
+    def variance(q: float) -> float:
+        return mean(lambda u: moments.f(u) ** 2, q) - mean(moments.f, q) ** 2
+
+    low, high = 0.0, 1.0  # of them, the fixed point of q -> v / (v + ε), by bisection
+    for _ in range(60 if eps else 0):
+        q = (low + high) / 2
+        grows = variance(q) > q / (1 - q) * eps
+        low, high = (q, high) if grows else (low, q)
+    q = max(high, TINY)
+    return mean(lambda u: moments.slope(u) ** 2, q) / (variance(q) + eps)
 
 
 class _Pairs:
@@ -141,13 +182,15 @@ def measure_gradient_growth(
     width: int = 400,
     depth: int = 30,
     batch_size: int = 256,
+    beta: float = 0.0,
+    eps: float = 0.0,
     **parameters: float,
 ) -> np.ndarray:
     """Send random gradients back through a random net with batch norm, and measure their growth.
 
     Parameters
     ----------
-    activation, **parameters
+    activation, beta, eps, **parameters
         As for `batch_norm_gradient_growth`.
     rng : numpy.random.Generator
         Draws the inputs, the weights and the gradient at the top, all of them normal.
@@ -189,9 +232,8 @@ def measure_gradient_growth(
     layers = []
     for _ in range(depth):
         W = rng.normal(0, width**-0.5, (width, width))
-        z, cache = batch_norm(f.f(u) @ W, eps=1e-30)
-        layers.append((W, f.slope(z), cache))
-        u = z
+        u, cache = batch_norm(f.f(u + beta) @ W, eps=max(eps, 1e-30))
+        layers.append((W, f.slope(u + beta), cache))
     g = rng.normal(size=u.shape)
     g -= g.mean(axis=0)  # as what comes from a layer above
     squares = []
