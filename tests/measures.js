@@ -46,5 +46,6 @@
     drawings: [...page.querySelectorAll(".tag_drawing img")].filter(seen).length,
     figures: [...page.querySelectorAll("img")].filter(seen).length,
     sections: page.querySelectorAll("h2").length,
+    formulas_cut: [...page.querySelectorAll(".katex-display")].filter((e) => seen(e) && e.scrollWidth > e.clientWidth + 1).length,
   };
 }

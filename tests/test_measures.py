@@ -22,6 +22,7 @@ GOALS: dict[str, tuple[float, float]] = {
     "height": (0, 15_000),
     "first_figure_ends": (1, 900),
     "drawings": (3, 100),
+    "formulas_cut": (0, 0),
 }
 """Least and largest value of each measure; heights in pixels at 1280, shares in percent."""
 
