@@ -41,7 +41,7 @@ REMEDIES: dict[str, tuple[tuple[str, ...], str, str]] = {
             "keep the norm's parameters out of penalties and under a lower rate",
         ),
         "batch_norm",
-        "Why no unit dies",
+        "Can a unit still die?",
     ),
     "negative biases": (
         (
