@@ -36,6 +36,7 @@ CLAIM = re.compile(
 ICONS = re.compile(
     r'(\.fa-[\w-]+:before,?)+\{content:"[^"]*"\}|@font-face\{[^}]*Font Awesome[^}]*\}'
 )
+MEASURED = re.compile(r"(?<=\{)(\w+)\.tabIndex=\1\.scrollWidth")
 Visit = Callable[[Any, nodes.Element], None]
 logger = logging.getLogger(__name__)
 
@@ -117,10 +118,15 @@ def mend_images(app: Sphinx, pagename: str, body: str) -> str:
 
 
 def mend_page(app: Sphinx, pagename: str, template: str, context: dict[str, Any], *_: Any) -> None:
-    """Drop styles and scripts not wanted; mend pictures, outputs and launch buttons."""
+    """Drop styles and scripts not wanted, let scripts wait; mend pictures, outputs and buttons."""
     for kind in ("css_files", "script_files"):
         files = context.get(kind, [])
         context[kind] = [f for f in files if not UNWANTED.search(str(getattr(f, "filename", f)))]
+    for script in context.get("script_files", []):  # a page is shown before its scripts are there
+        if script.filename and "documentation_options" not in str(script.filename):
+            script.attributes.setdefault(
+                "defer", "defer"
+            )  # inline scripts need the options at once
     for group in context.get("header_buttons", []):
         for button in group.get("buttons", []):
             if str(button.get("icon", "")).startswith("_static/"):
@@ -133,12 +139,20 @@ def mend_page(app: Sphinx, pagename: str, template: str, context: dict[str, Any]
 
 
 def finish(app: Sphinx, exception: Exception | None) -> None:
-    """Take 2,000 icon names out of the theme's styles; never call a page that warned up to date."""
+    """Lighten the theme's styles and scripts; never call a page that warned up to date.
+
+    2,000 names of icons leave the styles. The script that asks of every piece of code whether it is
+    wider than its box passes over closed folds, which would have to be laid out for the answer.
+    """
     if server := katex.KaTeXServer.katex_server:
         server.process.kill()  # at exit it is sometimes left running, and holds our output open
-    styles = Path(app.outdir, "_static", "styles", "pydata-sphinx-theme.css")
-    if exception is None and styles.exists():
-        styles.write_text(ICONS.sub("", styles.read_text("utf-8")), "utf-8")
+    static = Path(app.outdir, "_static")
+    for file, pattern, put in [
+        ("styles/pydata-sphinx-theme.css", ICONS, ""),
+        ("scripts/pydata-sphinx-theme.js", MEASURED, r"if(\1.checkVisibility?.()!==!1)\g<0>"),
+    ]:
+        if exception is None and (path := static / file).exists():
+            path.write_text(pattern.sub(put, path.read_text("utf-8")), "utf-8")
     if exception or app._warncount:
         Path(app.doctreedir, "environment.pickle").unlink(missing_ok=True)
 
