@@ -420,6 +420,24 @@ def test_layout_does_not_shift(wide: Any, server: Server) -> None:
         assert wide.evaluate("window.shift") <= 0.05, page
 
 
+def test_page_is_shown_first_and_its_closed_folds_are_not_laid_out(
+    wide: Any, server: Server
+) -> None:
+    """Scripts wait for the text, and none asks how wide the code in a closed fold is."""
+    wide.goto(f"{server.address}activations.html", wait_until="load")
+    blocking = wide.evaluate(
+        "[...document.querySelectorAll('head script[src]:not([defer])')].map(s => s.src)"
+    )
+    assert [src for src in blocking if "documentation_options.js" not in src] == []
+    wide.wait_for_function("document.querySelector('article pre').hasAttribute('tabindex')")
+    closed = "article details:not([open]) :is(pre, .katex-display)"
+    assert wide.locator(closed).count() > 20
+    assert wide.locator(f"{closed}[tabindex]").count() == 0
+    fold = wide.locator("article details", has=wide.locator("pre")).first
+    fold.locator("summary").first.click()
+    fold.locator("pre[tabindex]").first.wait_for(state="visible")
+
+
 def test_print_is_the_article_on_white(browser: Any, server: Server) -> None:
     with browser.new_context(**VIEWS["dark"]) as context:
         page = context.new_page()
