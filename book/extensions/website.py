@@ -122,11 +122,9 @@ def mend_page(app: Sphinx, pagename: str, template: str, context: dict[str, Any]
     for kind in ("css_files", "script_files"):
         files = context.get(kind, [])
         context[kind] = [f for f in files if not UNWANTED.search(str(getattr(f, "filename", f)))]
-    for script in context.get("script_files", []):  # a page is shown before its scripts are there
-        if script.filename and "documentation_options" not in str(script.filename):
-            script.attributes.setdefault(
-                "defer", "defer"
-            )  # inline scripts need the options at once
+    for script in context.get("script_files", []):  # the text is shown before they are there
+        if script.filename and "documentation_options" not in str(script.filename):  # asked at once
+            script.attributes.setdefault("defer", "defer")
     for group in context.get("header_buttons", []):
         for button in group.get("buttons", []):
             if str(button.get("icon", "")).startswith("_static/"):
