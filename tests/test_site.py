@@ -277,6 +277,8 @@ TOO_WIDE = """() => [...document.querySelectorAll("body *")].filter(tag => {
 }).map(tag => tag.outerHTML.slice(0, 120))"""
 
 
+MEASURED = """() => [...document.querySelectorAll("article pre")].every(
+    code => code.hasAttribute("tabindex") || !code.checkVisibility())"""
 AXE = """async (view) => {  // the second view has the same words: only what it changes is looked at
     const heads = tag => document.querySelector(tag.target[0]).querySelector("math")
     const seen = {exclude: [".katex-html"]}  // hidden from readers' tools: they have the MathML
@@ -323,6 +325,7 @@ def visit(browser: Any, server: Server) -> Any:
             seen.theme = page.evaluate("document.documentElement.dataset.theme")
             seen.background = page.evaluate("getComputedStyle(document.body).backgroundColor")
             page.evaluate(axe)
+            page.wait_for_function(MEASURED)  # the theme measures opened folds a moment later
             seen.axe = page.evaluate(AXE, view)
         return seen
 
