@@ -1,0 +1,556 @@
+"""Count dead units without the companion, to judge what `census` counts: `benchmarks/zoo.py`.
+
+Nothing here knows modules or functions: it follows the operators of ATen, which everything in
+PyTorch becomes, whoever wrote it. What acts number by number on one tensor is collected as an
+expression, so that ``0.5 * x * (1 + tanh(...))`` is one activation of x, and ``sigmoid(a) * b`` is
+the activation ``sigmoid(a)``. Its derivative is what autograd gives for the expression at the very
+numbers of the pass. Which axis holds the units is known from the layer that made the numbers: they
+are the rows of its weight, wherever they are moved, split, joined or pooled afterwards.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = ["Judge", "Layer", "judge"]
+
+ZERO = 1e-6  # a derivative of at most this size counts as none
+
+BENDS = set(
+    "relu gelu silu sigmoid tanh hardswish hardsigmoid hardtanh elu celu leaky_relu _prelu_kernel "
+    "softplus mish threshold hardshrink softshrink log_sigmoid_forward clamp clamp_min clamp_max "
+    "maximum minimum where erf special_erf rrelu_with_noise".split()
+)
+"""What makes an expression an activation."""
+SURE = BENDS - set("clamp clamp_min clamp_max maximum minimum where erf special_erf".split())
+"""Activations even of numbers that no layer has made."""
+PLAIN = set(
+    "add sub rsub mul div neg pow exp expm1 log log1p abs sqrt rsqrt reciprocal square sin cos "
+    "_to_copy clone alias detach lift_fresh gt ge lt le eq ne logical_not sign expand_as".split()
+)
+"""What acts number by number besides."""
+
+
+@dataclass(eq=False)
+class Node:
+    """The value of an expression, as a call of an operator on other values; or its root."""
+
+    index: int
+    path: str = ""
+    func: Any = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    value: Tensor | None = None  # of a root
+    bends: bool = False
+
+    def __post_init__(self) -> None:
+        leaves = tree_leaves((self.args, self.kwargs))
+        parents = {leaf.index: leaf for leaf in leaves if isinstance(leaf, Node)}
+        self.parents = [*parents.values()]
+        self.root: Node = self.parents[0].root if self.parents else self
+
+
+@dataclass(frozen=True)
+class Made:
+    """Which axes hold the units, and the weight and the bias that made them."""
+
+    axes: tuple[int, ...]
+    weight: int = 0  # an address
+    bias: Tensor | None = None
+    expert: Tensor | None = None  # of each row, where a matrix of its own has made each group
+
+    def on(self, axes: Iterable[int] | None) -> Made | None:
+        """Keep all but the axes; None if these are lost."""
+        return None if axes is None else replace(self, axes=tuple(sorted(axes)))
+
+
+@dataclass(eq=False)
+class Known:
+    """What is known of a tensor."""
+
+    tensor: Tensor
+    version: int
+    node: Node | None  # None: a constant, made of parameters only
+    made: Made | None = None
+
+
+@dataclass(eq=False)
+class Layer:
+    """One call of one activation: the largest derivative of each unit."""
+
+    path: str
+    kind: str
+    slope: np.ndarray
+    n_values: int
+    largest: float  # pre-activation
+    nan: np.ndarray
+    bias: Tensor | None
+
+    @property
+    def dead(self) -> np.ndarray:
+        """Units whose derivative is zero at every value."""
+        return (self.slope <= ZERO) & ~self.nan
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.kind}, {self.dead.sum()} of {len(self.dead)} dead"
+
+
+class Judge(TorchDispatchMode):
+    """While it is entered, it follows forward passes of the model; then ask for its `layers`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.found: dict[tuple[Any, ...], Layer] = {}
+        self.ignored: list[str] = []
+        self.constants = {
+            t.untyped_storage().data_ptr()
+            for t in itertools.chain(model.parameters(), model.buffers())
+        }
+
+    # ---- a pass ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def one_pass(self) -> Iterator[None]:
+        """Follow one forward pass."""
+        self.path = [""]
+        self.known: dict[int, Known] = {}
+        self.roots: dict[int, list[Node]] = {}  # by the address of the memory that they share
+        self.order = itertools.count()
+        self.used: set[int] = set()
+        self.nodes: list[tuple[Node, Made | None]] = []
+        self.out: dict[int, tuple[Node, Node, Made | None]] = {}
+        handles = []
+        for name, module in self.model.named_modules():
+
+            def enter(module: nn.Module, args: Any, name: str = name) -> None:
+                self.path.append(name)
+
+            def leave(module: nn.Module, args: Any, output: Any) -> None:
+                self.path.pop()
+
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(leave, always_call=True))
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with torch.no_grad(), self:
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for handle in handles:
+                handle.remove()
+        for node, made in self.nodes:
+            if node.index not in self.used:
+                self._emit(node, made)
+        self._add_up()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Make the call, and note what it did."""
+        kwargs = kwargs or {}
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        before = {id(t): self._look_up(t) for t in tensors}
+        name = func.overloadpacket.__name__
+        if func._schema.is_mutable:
+            self._save(args, func)
+            name = name.removesuffix("_")
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and name in BENDS | PLAIN:
+            self._extend(name, func, args, kwargs, before, out)
+        elif name == "log_sigmoid_forward":
+            self._extend(name, func, args, kwargs, before, out[0])
+        else:
+            if name == "glu":
+                self._gate(args, before)
+            self._make(name, args, kwargs, before, out)
+        return out
+
+    def _look_up(self, t: Tensor) -> Known:
+        known = self.known.get(id(t))
+        if known is not None and known.version == t._version:
+            return known
+        if t.untyped_storage().data_ptr() in self.constants and t.numel():
+            return self._remember(t, None, Made((), t.data_ptr()))
+        made = known.made if known is not None else None  # written to by way of another view
+        return self._remember(t, self._root(t), made)
+
+    def _remember(self, t: Tensor, node: Node | None, made: Made | None) -> Known:
+        if node is not None:
+            self.nodes.append((node, made))
+        self.known[id(t)] = Known(t, t._version, node, made)
+        return self.known[id(t)]
+
+    def _root(self, t: Tensor) -> Node:
+        node = Node(next(self.order), self.path[-1], value=t)
+        self.roots.setdefault(t.untyped_storage().data_ptr(), []).append(node)
+        return node
+
+    def _save(self, args: Any, func: Any) -> None:
+        """Copy the roots that a call is about to overwrite."""
+        for argument, t in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for root in self.roots.pop(t.untyped_storage().data_ptr(), []):
+                    assert root.value is not None
+                    root.value = root.value.clone()
+
+    # ---- expressions ----------------------------------------------------------------------------
+
+    def _extend(
+        self,
+        name: str,
+        func: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        before: dict[int, Known],
+        out: Tensor,
+    ) -> None:
+        """Note a call that acts number by number."""
+        known = list(before.values())
+        data = [k for k in known if k.node is not None]
+        if not data:
+            self._constant([out], known)
+            return
+        made = self._made_by_broadcast(data, out)
+        roots = {k.node.root.index for k in data if k.node is not None}
+        root = data[0].node.root if data[0].node is not None else None
+        if len(roots) > 1 or root is None or root.value is None or root.value.shape != out.shape:
+            self._consume(data)
+            if len(data) > 1 and made is not None and len(roots) > 1:
+                made = Made(made.axes, made.weight)
+            self._remember(out, self._root(out), made)
+            return
+
+        def node_of(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            return before[id(leaf)].node or leaf
+
+        for k in data:
+            if k.node is not None:
+                self.used.add(k.node.index)
+        here = tree_map(node_of, (tuple(args), kwargs))
+        node = Node(
+            next(self.order), self.path[-1], _not_in_place(func), *here, bends=name in BENDS
+        )
+        self._remember(out, node, made)
+
+    def _gate(self, args: Any, before: dict[int, Known]) -> None:
+        """Note the sigmoid that is inside `glu`."""
+        t, axis = args[0], args[1] if len(args) > 1 else -1
+        half = t.chunk(2, axis)[1]
+        made = before[id(t)].made
+        self._consume([before[id(t)]])
+        root = self._root(half)
+        sigmoid = torch.ops.aten.sigmoid.default
+        node = Node(next(self.order), self.path[-1], sigmoid, (root,), bends=True)
+        self._emit(node, made)
+
+    def _consume(self, data: Iterable[Known]) -> None:
+        for known in data:
+            if known.node is not None:
+                self.used.add(known.node.index)
+                self._emit(known.node, known.made)
+
+    def _emit(self, node: Node, made: Made | None) -> None:
+        """Find the activations in an expression, from its end to its root."""
+        while node.parents:
+            start, between = _start(node)
+            if node.bends or any(part.bends for part in between):
+                if node.index not in self.out:
+                    self.out[node.index] = (start, node, made)
+            node = start
+
+    def _add_up(self) -> None:
+        """Judge the expressions of a pass, and add them to those of the passes before."""
+        calls: Counter[Any] = Counter()
+        for index in sorted(self.out):
+            start, node, made = self.out[index]
+            with torch.no_grad():
+                z = _replay(start, {})
+            bending = [part for part in [node, *_start(node)[1]] if part.bends]
+            names = [part.func.overloadpacket.__name__ for part in bending]
+            kind = names[0] if bending == [node] else f"composite of {'+'.join(sorted(names))}"
+            if not z.numel() or not z.is_floating_point():
+                continue
+            if made is None:
+                if not set(names) & SURE:
+                    self.ignored.append(f"{node.path}: {kind} of {tuple(z.shape)}")
+                    continue
+                made = Made((1 if z.ndim > 3 else z.ndim - 1,))
+            key = node.path, kind, made.weight
+            calls[key] += 1
+            self._judge((*key, calls[key]), kind, start, node, z, made)
+
+    def _judge(
+        self, key: tuple[Any, ...], kind: str, start: Node, node: Node, z: Tensor, made: Made
+    ) -> None:
+        with torch.enable_grad():
+            leaf = z.clone().requires_grad_()
+            h = _replay(node, {start.index: leaf})
+            slope = torch.zeros_like(z)
+            if h.requires_grad:
+                (slope,) = torch.autograd.grad(h.sum(), leaf)
+        bad = ~h.detach().isfinite()
+        slope, bad = (_by_unit(t.double(), made) for t in (slope.abs(), bad))
+        largest = float(z.abs().max())
+        row = slope.amax(1).numpy(), slope.shape[1], bad.any(1).numpy()
+        old = self.found.get(key)
+        if old is None:
+            self.found[key] = Layer(node.path, kind, row[0], row[1], largest, row[2], made.bias)
+        else:
+            old.slope, old.n_values = np.maximum(old.slope, row[0]), old.n_values + row[1]
+            old.nan, old.largest = old.nan | row[2], max(old.largest, largest)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """What was found, in order of call."""
+        return [*self.found.values()]
+
+    def _constant(self, outs: Iterable[Tensor], known: list[Known]) -> None:
+        """Note what was made of parameters only, and of which."""
+        of = next((k.made for k in known if k.made is not None), None)
+        for t in outs:
+            if t.untyped_storage().data_ptr() in self.constants and t.numel():
+                of = Made((), t.data_ptr())
+            self._remember(t, None, of)
+
+    # ---- axes -----------------------------------------------------------------------------------
+
+    def _made_by_broadcast(self, data: list[Known], out: Tensor) -> Made | None:
+        """Take the units' axes of the operand that has as many axes as the result."""
+        for known in sorted(data, key=lambda k: -k.tensor.ndim):
+            if known.made is not None and known.tensor.shape[-1:] == out.shape[-1:]:
+                shift = out.ndim - known.tensor.ndim
+                return known.made.on(a + shift for a in known.made.axes)
+        for known in data:
+            if known.made is not None:
+                shift = out.ndim - known.tensor.ndim
+                return known.made.on(a + shift for a in known.made.axes)
+        return None
+
+    def _make(
+        self, name: str, args: Any, kwargs: dict[str, Any], before: dict[int, Known], out: Any
+    ) -> None:
+        """Note a call that does more than act number by number."""
+        data = [k for k in before.values() if k.node is not None]
+        outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        layer = name in {"mm", "addmm", "bmm", "baddbmm", "convolution", "_grouped_mm"}
+        if not data and not layer:
+            self._constant(outs, [*before.values()])
+            return
+        self._consume(data)
+        for t in outs:
+            try:
+                made = self._axes(name, args, kwargs, before, t)
+            except (IndexError, ValueError, TypeError):
+                made = None
+            if made is not None and not all(a < t.ndim for a in made.axes):
+                made = None
+            self._remember(t, self._root(t), made)
+
+    def _axes(
+        self, name: str, args: Any, kwargs: dict[str, Any], before: dict[int, Known], out: Tensor
+    ) -> Made | None:
+        x = args[0]
+        if name == "convolution":
+            return Made((1,), self._weight(args[1], before), self._parameter(args[2]))
+        if name in {"addmm", "baddbmm"}:
+            return self._product(args[1], args[2], before, out, args[0])
+        if name in {"mm", "bmm"}:
+            return self._product(args[0], args[1], before, out, None)
+        if name == "_grouped_mm":
+            ends = args[2] if len(args) > 2 else kwargs["offs"]
+            expert = torch.searchsorted(ends.long(), torch.arange(len(out)), right=True)
+            return Made((1,), self._weight(args[1], before), None, expert)
+        x = x[0] if isinstance(x, list | tuple) else x
+        if not isinstance(x, Tensor):
+            return None
+        made = before[id(x)].made
+        if name in {"native_batch_norm", "_native_batch_norm_legit_no_training"} or (
+            name in {"native_group_norm", "_native_batch_norm_legit", "cudnn_batch_norm"}
+        ):
+            return Made((1,), made.weight if made else 0, self._parameter(args[2]))
+        if name == "native_layer_norm":
+            axes = made.axes if made else (out.ndim - 1,)
+            return Made(axes, made.weight if made else 0, self._parameter(args[3]))
+        if name == "embedding":
+            return Made((out.ndim - 1,), self._weight(args[0], before))
+        if made is None:
+            return None
+        if name in {"cat", "stack"}:
+            all_made = [before[id(t)].made for t in args[0]]
+            same = all(m is not None and m.axes == made.axes for m in all_made)
+            return Made(made.axes, made.weight) if same and name == "cat" else None
+        return made.on(_moved(name, args, kwargs, made.axes, x, out))
+
+    def _product(
+        self, a: Tensor, b: Tensor, before: dict[int, Known], out: Tensor, bias: Tensor | None
+    ) -> Made | None:
+        """Units are where the weight's rows end up; for weights in a batch, each has its own."""
+        last = out.ndim - 1
+        batch = (0,) if out.ndim == 3 and a.shape[0] > 1 else ()
+        if before[id(b)].node is None:
+            return Made((*batch, last), self._weight(b, before), self._parameter(bias))
+        if before[id(a)].node is None:
+            return Made((*batch, last - 1), self._weight(a, before))
+        return None
+
+    def _weight(self, t: Tensor, before: dict[int, Known]) -> int:
+        made = before[id(t)].made
+        return made.weight if made is not None and before[id(t)].node is None else 0
+
+    def _parameter(self, t: Tensor | None) -> Tensor | None:
+        return t if isinstance(t, nn.Parameter) else None
+
+
+def _not_in_place(func: Any) -> Any:
+    """Return the operator that gives the same without overwriting."""
+    packet = func.overloadpacket.__name__
+    if packet == "log_sigmoid_forward":
+        return torch.ops.aten.log_sigmoid.default
+    if not func._schema.is_mutable:
+        return func
+    return getattr(getattr(torch.ops.aten, packet.removesuffix("_")), func._overloadname)
+
+
+def _start(node: Node) -> tuple[Node, list[Node]]:
+    """Return the value that all of a node depends on, and the nodes between them."""
+    front = {parent.index: parent for parent in node.parents}
+    between = []
+    while len(front) > 1:
+        last = front.pop(max(front))
+        between.append(last)
+        front |= {parent.index: parent for parent in last.parents}
+    return next(iter(front.values())), between
+
+
+def _replay(node: Node, values: dict[int, Tensor]) -> Tensor:
+    """Compute an expression, from its root or from the values that are given."""
+    if node.index not in values:
+        if node.func is None:
+            assert node.value is not None
+            return node.value
+
+        def value_of(leaf: Any) -> Any:
+            return _replay(leaf, values) if isinstance(leaf, Node) else leaf
+
+        args, kwargs = tree_map(value_of, (node.args, node.kwargs))
+        values[node.index] = node.func(*args, **kwargs)
+    return values[node.index]
+
+
+def _by_unit(t: Tensor, made: Made) -> Tensor:
+    """Arrange as (units, values)."""
+    if made.expert is not None:  # in each row those of one expert, zeros for the others
+        rows = made.expert[None] == torch.arange(int(made.expert.max()) + 1)[:, None]
+        return (t * rows[..., None]).transpose(1, 2).reshape(-1, len(t))
+    rest = [a for a in range(t.ndim) if a not in made.axes]
+    t = t.permute(*made.axes, *rest)
+    return t.reshape(int(np.prod(t.shape[: len(made.axes)], dtype=int)), -1)
+
+
+def _moved(
+    name: str, args: Any, kwargs: dict[str, Any], axes: tuple[int, ...], x: Tensor, out: Tensor
+) -> Iterable[int] | None:
+    """Follow axes through a call that moves, joins, splits, cuts or pools; None if they are lost."""
+    rest = [*args[1:], *kwargs.values()]
+    if name in {"view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten"}:
+        return _reshaped(tuple(x.shape), tuple(out.shape), axes)
+    if name == "t":
+        return [x.ndim - 1 - a for a in axes]
+    if name in {"transpose", "swapaxes"}:
+        i, j = (d % x.ndim for d in rest[:2])
+        return [{i: j, j: i}.get(a, a) for a in axes]
+    if name == "permute":
+        dims = [d % x.ndim for d in rest[0]]
+        return [dims.index(a) for a in axes]
+    if name == "expand":
+        return [a + out.ndim - x.ndim for a in axes]
+    if name == "unsqueeze":
+        new = rest[0] % out.ndim
+        return [a + (a >= new) for a in axes]
+    if name in {"select", "unbind", "squeeze", "argmax", "argmin"} and rest:
+        gone = [d % x.ndim for d in (rest[0] if isinstance(rest[0], list | tuple) else rest[:1])]
+        gone = [d for d in gone if name != "squeeze" or x.shape[d] == 1]
+        return _without(axes, gone)
+    if name == "squeeze":
+        return _without(axes, [d for d in range(x.ndim) if x.shape[d] == 1])
+    if name in {"mean", "sum", "amax", "amin", "var_mean", "linalg_vector_norm", "std", "var"}:
+        dims = next((r for r in rest if isinstance(r, list | tuple)), range(x.ndim))
+        dims = [d % x.ndim for d in dims] or [*range(x.ndim)]
+        if set(dims) & set(axes):
+            return None
+        return axes if out.ndim == x.ndim else _without(axes, dims)
+    if name == "index" and rest[0][0] is not None and len(rest[0]) == 1 and 0 not in axes:
+        index = rest[0][0]
+        lost = index.ndim if index.dtype == torch.bool else 1
+        new = 1 if index.dtype == torch.bool else index.ndim
+        return [a - lost + new for a in axes]
+    same = (
+        "slice split split_with_sizes chunk index_select roll constant_pad_nd flip "
+        "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool1d max_pool1d "
+        "_adaptive_avg_pool2d _adaptive_avg_pool1d adaptive_max_pool2d reflection_pad2d "
+        "upsample_nearest2d upsample_bilinear2d _upsample_bicubic2d_aa upsample_bicubic2d "
+        "copy masked_fill native_dropout channel_shuffle addcmul addcdiv lerp cumsum repeat glu "
+        "index_add index_put replication_pad2d _fused_rms_norm avg_pool3d upsample_nearest1d"
+    )
+    return axes if name in same.split() and out.ndim == x.ndim else None
+
+
+def _without(axes: Iterable[int], gone: Iterable[int]) -> list[int] | None:
+    """Renumber axes when others have gone."""
+    gone = set(gone)
+    rest = [a - sum(g < a for g in gone) for a in axes if a not in gone]
+    return rest or None
+
+
+def _reshaped(
+    old: tuple[int, ...], new: tuple[int, ...], axes: tuple[int, ...]
+) -> list[int] | None:
+    """Find where axes are in another shape: those that are joined or split, as a whole."""
+    if 0 in old:
+        return None
+    found, i, j = [], 0, 0
+    while i < len(old) or j < len(new):
+        before, after = [], []
+        left = right = 1
+        while True:
+            if i < len(old) and (left <= right):
+                before.append(i)
+                left, i = left * old[i], i + 1
+            elif j < len(new):
+                after.append(j)
+                right, j = right * new[j], j + 1
+            else:
+                break
+            if left == right and before and after:
+                break
+        ours = [a for a in before if a in axes and old[a] > 1]
+        others = [a for a in before if a not in axes and old[a] > 1]
+        if ours and others:
+            return None
+        if ours or (not others and any(a in axes for a in before)):
+            found += after
+    return found or None
+
+
+def judge(model: nn.Module, passes: Iterable[Any]) -> Judge:
+    """Judge a model in evaluation mode; each pass is a function that calls it."""
+    found = Judge(model)
+    for run in passes:
+        with found.one_pass():
+            run()
+    return found

@@ -1,0 +1,540 @@
+"""Try the companion on 40 models that nobody here wrote, at random weights: `make zoo`.
+
+Torchvision, timm, transformers and diffusers give the models (``pip install -e '.[zoo]'``), small
+ones, on a few random inputs. Some units of each are killed: their biases are lowered. A row tells
+
+- of the census, if it counts what `benchmarks/judge.py` counts, which shares nothing with it: for
+  each call of an activation, its units and which of them are dead;
+- if looking changed anything: parameters, buffers, modes, hooks, containers, random states;
+- of `revive` and `prune`, how many activations they treated of those that have dead units, and how
+  much the outputs differ afterwards, relative to their size.
+
+``python benchmarks/zoo.py resnet18 bert`` runs these only; ``-v`` says more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from judge import Judge, judge
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from companion.detection import census, watch
+from companion.revival import prune, revive
+
+EXACT = 1e-5
+
+# ---- the models ---------------------------------------------------------------------------------
+
+Made = tuple[nn.Module, list[Any]]
+ZOO: dict[str, Callable[[], Made]] = {}
+"""By name, what makes a model and its batches: tensors, or dictionaries of keyword arguments."""
+
+
+def images(model: nn.Module, size: int = 64, channels: int = 3, n: int = 4) -> Made:
+    """Give a model two batches of random images."""
+    return model, [torch.randn(n, channels, size, size) for _ in range(2)]
+
+
+def tokens(model: nn.Module, length: int = 12, **more: Callable[[], Tensor]) -> Made:
+    """Give a model two batches of random tokens."""
+    vocabulary = 64
+    batches = [
+        {"input_ids": torch.randint(4, vocabulary, (4, length))}
+        | {name: make() for name, make in more.items()}
+        for _ in range(2)
+    ]
+    return model, batches
+
+
+def _torchvision() -> Iterator[tuple[str, Callable[[], Made]]]:
+    from torchvision import models
+
+    for name in "resnet18 vgg11_bn mobilenet_v2 mobilenet_v3_small efficientnet_b0".split():
+        yield name, lambda name=name: images(getattr(models, name)(weights=None))
+    for name in "densenet121 squeezenet1_1 shufflenet_v2_x0_5 regnet_y_400mf".split():
+        yield name, lambda name=name: images(getattr(models, name)(weights=None))
+    yield "googlenet", lambda: images(models.googlenet(weights=None, init_weights=False))
+    blocks = [models.convnext.CNBlockConfig(*c) for c in ((24, 48, 1), (48, 96, 1), (96, None, 1))]
+    yield "convnext", lambda: images(models.ConvNeXt(blocks))
+    vit = partial(models.VisionTransformer, 32, 8, 2, 4, 32, 64)
+    yield "vit_torchvision", lambda: images(vit(), 32)
+    swin = partial(models.SwinTransformer, [4, 4], 24, [2, 2], [2, 4], [4, 4])
+    yield "swin", lambda: images(swin())
+
+
+def _timm() -> Iterator[tuple[str, Callable[[], Made]]]:
+    from timm import create_model
+    from timm.models import metaformer, mlp_mixer
+
+    mixer = partial(mlp_mixer.MlpMixer, img_size=32, patch_size=8, num_blocks=2, embed_dim=32)
+    yield "mixer", lambda: images(mixer(), 32)
+    gated = {"block_layer": mlp_mixer.SpatialGatingBlock, "mlp_layer": mlp_mixer.GatedMlp}
+    yield "gmlp", lambda: images(mixer(**gated, mlp_ratio=6), 32)
+    caformer = partial(  # StarReLU: s * relu(x) ** 2 + b
+        metaformer.MetaFormer,
+        depths=[1, 1, 1, 1],
+        dims=[16, 24, 32, 64],
+        token_mixers=[metaformer.SepConv] * 2 + [metaformer.Attention] * 2,
+        norm_layers=[metaformer.LayerNorm2dNoBias] * 2 + [metaformer.LayerNormNoBias] * 2,
+    )
+    yield "caformer", lambda: images(caformer())
+    atto = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48), "act_layer": "gelu_tanh"}
+    former = {"depths": (1, 1, 1, 2), "embed_dims": (16, 24, 32, 48)}
+    named: dict[str, dict[str, Any]] = {
+        "convnext_atto": atto,  # LayerNorm2d
+        "test_maxvit": {"img_size": 64},
+        "efficientformer_l1": former | {"size": 224},
+        "test_nfnet": {},  # standardised weights
+        "mobilenetv3_small_050": {"act_layer": "hard_swish"},  # written by hand
+        "test_efficientnet_evos": {},  # EvoNorm: x * sigmoid(v * x) / std
+        "test_efficientnet_ln": {},  # layer norm over channels, together with its activation
+        "levit_128s": {"size": 224},  # batch norms behind linear layers
+        "edgenext_xx_small": {},
+    }
+    for name, options in named.items():
+        size = options.pop("size", 64)
+        yield name, lambda n=name, o=options, s=size: images(create_model(n, pretrained=False, **o), s)
+
+
+def _transformers() -> Iterator[tuple[str, Callable[[], Made]]]:
+    import transformers as t
+
+    t.logging.set_verbosity_error()
+    small = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    yield "bert", lambda: tokens(t.BertModel(t.BertConfig(**small)))
+    yield "roberta", lambda: tokens(
+        t.RobertaForSequenceClassification(t.RobertaConfig(**small | {"hidden_act": "gelu_new"}))
+    )
+    distil = t.DistilBertConfig(vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=4)
+    yield "distilbert", lambda: tokens(t.DistilBertForSequenceClassification(distil))
+    gpt2 = t.GPT2Config(vocab_size=64, n_positions=64, n_embd=32, n_layer=2, n_head=4)
+    yield "gpt2", lambda: tokens(t.GPT2LMHeadModel(gpt2))
+    llama = small | {"mlp_bias": True, "num_key_value_heads": 2}
+    yield "llama", lambda: tokens(t.LlamaForCausalLM(t.LlamaConfig(**llama)))
+    mixtral = small | {"num_local_experts": 4, "num_key_value_heads": 2, "hidden_act": "relu"}
+    mixtral_config = t.MixtralConfig(**mixtral)
+    yield "mixtral", lambda: silent_rows(tokens(t.MixtralForCausalLM(mixtral_config)), "gate_up_proj")
+    t5 = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    decoded = {"decoder_input_ids": lambda: torch.randint(4, 64, (4, 6))}
+    ask = t.T5ForConditionalGeneration
+    relu = t.T5Config(**t5, feed_forward_proj="relu")
+    yield "t5", lambda: silent_rows(tokens(ask(relu), **decoded), "wi.weight")
+    gated = t.T5Config(**t5, feed_forward_proj="gated-gelu")
+    yield "t5_gated", lambda: with_bias(tokens(ask(gated), **decoded), "wi_0")
+    opt = small | {"ffn_dim": 48, "word_embed_proj_dim": 32}
+    yield "opt", lambda: tokens(t.OPTForCausalLM(t.OPTConfig(**opt)))
+    bloom = t.BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)
+    yield "bloom", lambda: tokens(t.BloomForCausalLM(bloom))
+    neox = t.GPTNeoXConfig(**small)
+    yield "gpt_neox", lambda: tokens(t.GPTNeoXForCausalLM(neox))
+    vit = small | {"image_size": 32, "patch_size": 8}
+    yield "vit", lambda: as_keywords("pixel_values", images(t.ViTModel(t.ViTConfig(**vit)), 32))
+    whisper = t.WhisperConfig(
+        vocab_size=64,
+        num_mel_bins=16,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_source_positions=20,
+        max_target_positions=32,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
+
+    def listen() -> Made:
+        model = t.WhisperForConditionalGeneration(whisper)
+        words = partial(torch.randint, 4, 64, (4, 6))
+        return model, [
+            {"input_features": torch.randn(4, 16, 40), "decoder_input_ids": words()}
+            for _ in range(2)
+        ]
+
+    yield "whisper", listen
+    clip = t.CLIPConfig(text_config=small, vision_config=small | {"image_size": 32, "patch_size": 8})
+    pixels = {"pixel_values": lambda: torch.randn(4, 3, 32, 32)}
+    yield "clip", lambda: tokens(t.CLIPModel(clip), **pixels)
+    waves = t.Wav2Vec2Config(
+        **small,
+        conv_dim=(16, 16, 16),
+        conv_kernel=(10, 3, 3),
+        conv_stride=(5, 2, 2),
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+        mask_time_prob=0.0,
+    )
+    yield "wav2vec2", lambda: (
+        t.Wav2Vec2Model(waves),
+        [{"input_values": torch.randn(4, 400)} for _ in range(2)],
+    )
+
+
+def as_keywords(name: str, made: Made) -> Made:
+    """Hand batches over by a name."""
+    return made[0], [{name: batch} for batch in made[1]]
+
+
+def silent_rows(made: Made, name: str) -> Made:
+    """Zero the first rows of weights that have no bias: a ReLU that reads only zeros is dead."""
+    for path, parameter in made[0].named_parameters():
+        if path.endswith(name):
+            parameter.data[..., : parameter.shape[-2] // 8, :] = 0
+    return made
+
+
+def with_bias(made: Made, name: str) -> Made:
+    """Give linear layers that have no bias one of zeros."""
+    for path, module in made[0].named_modules():
+        if path.endswith(name):
+            module.bias = nn.Parameter(torch.zeros(module.out_features))
+    return made
+
+
+def _diffusers() -> Iterator[tuple[str, Callable[[], Made]]]:
+    import diffusers as d
+
+    def noisy(model: nn.Module, channels: int, **more: Callable[[], Any]) -> Made:
+        batches = [
+            {"sample": torch.randn(4, channels, 16, 16), "timestep": torch.tensor([1, 5, 20, 50])}
+            | {name: make() for name, make in more.items()}
+            for _ in range(2)
+        ]
+        return model, batches
+
+    yield "unet", lambda: noisy(
+        d.UNet2DConditionModel(
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            sample_size=16,
+            in_channels=4,
+            out_channels=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=24,
+            attention_head_dim=4,
+            norm_num_groups=8,
+        ),
+        4,
+        encoder_hidden_states=lambda: torch.randn(4, 5, 24),
+    )
+    yield "autoencoder_kl", lambda: images(
+        d.AutoencoderKL(
+            block_out_channels=(16, 32),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=8,
+            layers_per_block=1,
+        ),
+        32,
+    )
+    dit = partial(
+        d.DiTTransformer2DModel,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=8,
+        num_embeds_ada_norm=1000,
+    )
+    yield "dit", lambda: (
+        dit(),
+        [
+            {
+                "hidden_states": torch.randn(4, 4, 8, 8),
+                "timestep": torch.tensor([1, 5, 20, 50]),
+                "class_labels": torch.tensor([1, 2, 3, 4]),
+            }
+            for _ in range(2)
+        ],
+    )
+
+
+def load() -> None:
+    """Fill the zoo."""
+    for library in (_torchvision, _timm, _transformers, _diffusers):
+        try:
+            ZOO.update(library())
+        except ImportError as error:
+            sys.exit(f"the zoo needs the extra [zoo]: pip install -e '.[zoo]' ({error})")
+
+
+# ---- killing ------------------------------------------------------------------------------------
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """Run a model on a batch."""
+    return model(**batch) if isinstance(batch, Mapping) else model(batch)
+
+
+def judged(model: nn.Module, batches: list[Any]) -> Judge:
+    """Count independently."""
+    return judge(model, [partial(call, model, batch) for batch in batches])
+
+
+def kill(model: nn.Module, batches: list[Any]) -> int:
+    """Lower a quarter of the biases that feed an activation, far below all that was seen.
+
+    An eighth is raised, which tells an activation from a part of it: where 0.5x(1 + tanh(...)) is
+    far up, its tanh is flat. Returns how many were lowered.
+    """
+    generator = torch.Generator().manual_seed(0)
+    biases: dict[int, tuple[Tensor, float]] = {}
+    for layer in judged(model, batches).layers:
+        if layer.bias is not None and len(layer.bias) > 3:
+            largest = max(layer.largest, biases.get(id(layer.bias), (None, 0.0))[1])
+            biases[id(layer.bias)] = layer.bias, largest
+    for bias, largest in biases.values():
+        order = torch.randperm(len(bias), generator=generator)
+        with torch.no_grad():
+            bias[order[: len(bias) // 4]] -= 30 + 10 * largest
+            bias[order[-len(bias) // 8 :]] += 10 + 2 * largest
+    return sum(len(bias) // 4 for bias, _ in biases.values())
+
+
+# ---- (a) the census -----------------------------------------------------------------------------
+
+Row = tuple[int, bytes]
+
+
+def compare(report: Any, found: Judge) -> list[str]:
+    """Say where the census and the judge differ; nothing if they count the same."""
+    theirs = Counter[Row]((len(layer.dead), layer.dead.tobytes()) for layer in found.layers)
+    ours = Counter[Row]((len(layer), np.asarray(layer.dead).tobytes()) for layer in report)
+    lines = []
+    for layer in report:
+        row = len(layer), np.asarray(layer.dead).tobytes()
+        if ours[row] > theirs[row]:
+            ours[row] -= 1
+            lines.append(
+                f"census only: {layer.name} ({layer.activation}), "
+                f"{int(layer.dead.sum())} of {len(layer)} dead"
+            )
+    ours = Counter[Row]((len(layer), np.asarray(layer.dead).tobytes()) for layer in report)
+    for layer in found.layers:
+        row = len(layer.dead), layer.dead.tobytes()
+        if theirs[row] > ours[row]:
+            theirs[row] -= 1
+            lines.append(f"judge only:  {layer}")
+    return lines
+
+
+# ---- (b) looking changes nothing ----------------------------------------------------------------
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """Take down all that looking at a model could change, bit for bit."""
+    found: dict[str, Any] = {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": repr(np.random.get_state()),  # noqa: NPY002
+        "python": __import__("random").getstate(),
+        "settings": (
+            torch.is_grad_enabled(),
+            torch.backends.mha.get_fastpath_enabled(),
+            torch.get_default_dtype(),
+            torch.is_inference_mode_enabled(),
+            torch._C._len_torch_function_stack(),
+        ),
+    }
+    for name, t in model.state_dict(keep_vars=True).items():
+        found[f"tensor {name}"] = _bits(t), id(t), t.requires_grad, t.data_ptr()
+        found[f"gradient {name}"] = None if t.grad is None else _bits(t.grad)
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            found[f"attribute {name}.{key}"] = _inside(value)
+        found[f"keys {name}"] = list(vars(module))
+    return found
+
+
+def _bits(t: Tensor) -> bytes:
+    return t.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _inside(value: Any, depth: int = 0) -> Any:
+    if depth < 4 and isinstance(value, Mapping):
+        return id(value), [(repr(k), _inside(v, depth + 1)) for k, v in value.items()]
+    if depth < 4 and isinstance(value, list | tuple):
+        return id(value), [_inside(v, depth + 1) for v in value]
+    if isinstance(value, set | frozenset):
+        return id(value), sorted(map(repr, value))
+    if isinstance(value, Tensor):
+        return id(value), _bits(value)
+    return value if isinstance(value, bool | int | float | str | None) else id(value)
+
+
+@contextmanager
+def unchanged(model: nn.Module, what: str, changes: list[str]) -> Iterator[None]:
+    """Note what changed meanwhile."""
+    before = state(model)
+    yield
+    after = state(model)
+    for key in before | after:
+        if before.get(key) != after.get(key):
+            changes.append(f"{what} changed {key}")
+
+
+# ---- (c) revive and prune -----------------------------------------------------------------------
+
+
+def outputs(model: nn.Module, batches: list[Any]) -> list[Tensor]:
+    """Return all numbers that a model puts out."""
+    with torch.no_grad():
+        found = [call(model, batch) for batch in batches]
+    leaves = tree_leaves([dict(o) if isinstance(o, Mapping) else o for o in found])
+    return [t.double() for t in leaves if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def difference(before: list[Tensor], after: list[Tensor]) -> float:
+    """Return the largest difference, relative to the size of the output it is in."""
+    return max(
+        float((a - b).abs().max() / b.abs().max().clamp(min=1e-30))
+        for a, b in zip(after, before, strict=True)
+    )
+
+
+# ---- a row --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Row_:
+    """What was found of one model."""
+
+    name: str
+    census: str = "-"
+    looking: str = "-"
+    revived: str = "-"
+    pruned: str = "-"
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+def examine(name: str) -> Row_:
+    """Make a model, and try everything on it."""
+    row, start = Row_(name), time.perf_counter()
+    torch.manual_seed(0)
+    model, batches = ZOO[name]()
+    model.eval()
+    kill(model, batches)
+    found = judged(model, batches)
+    changes: list[str] = []
+    old = {"functional": True} if "functional" in (census.__kwdefaults__ or {}) else {}
+    run = {"call": call} if old else {}
+    try:
+        with unchanged(model, "census", changes):
+            report = census(model, batches, **old, **run)
+    except Exception as error:
+        row.census, row.seconds = type(error).__name__, time.perf_counter() - start
+        row.notes.append(traceback.format_exc())
+        return row
+    differ = compare(report, found)
+    units, dead = (sum(map(len, report)), sum(int(layer.dead.sum()) for layer in report))
+    row.census = "equal" if not differ else f"{len(differ)} differ"
+    row.census += f", {dead} of {units} dead, {len(report)} layers"
+    row.notes += differ + [f"judge ignored: {line}" for line in found.ignored]
+    row.notes += [f"census notes: {note}" for note in getattr(report, "notes", ())]
+    with unchanged(model, "watch", changes), torch.no_grad(), watch(model, **old):
+        call(model, batches[0])
+    before = outputs(model, batches)
+    for what, act in (("revive", try_revive), ("prune", try_prune)):
+        try:
+            with unchanged(model, what, changes):
+                result = act(model, report, batches, before, row.notes)
+        except Exception as error:
+            result = type(error).__name__
+            row.notes.append(f"{what}: {type(error).__name__}: {error}")
+        setattr(row, f"{what}d", result)
+    row.looking = "nothing" if not changes else f"{len(changes)} changed"
+    row.notes += changes
+    row.seconds = time.perf_counter() - start
+    return row
+
+
+def try_revive(
+    model: nn.Module, report: Any, batches: list[Any], before: list[Tensor], notes: list[str]
+) -> str:
+    """Plan on the model itself, then reset the units of a copy."""
+    rng = np.random.default_rng(0)
+    revive(model, report, rng=rng, dry_run=True)
+    changed = copy.deepcopy(model)
+    done = revive(changed, report, rng=rng)
+    left = getattr(done, "left", {})
+    notes += [f"revive left {name}: {why}" for name, why in dict(left).items()]
+    treated = [name for name, units in done.units.items() if len(units)]
+    return said(len(treated), len(left), difference(before, outputs(changed, batches)))
+
+
+def try_prune(
+    model: nn.Module, report: Any, batches: list[Any], before: list[Tensor], notes: list[str]
+) -> str:
+    """Prune; the model itself stays as it is."""
+    smaller = prune(model, report)
+    left = getattr(smaller, "left", {})
+    notes += [f"prune left {name}: {why}" for name, why in dict(left).items()]
+    removed = 1 - sum(map(torch.numel, smaller.parameters())) / sum(
+        map(torch.numel, model.parameters())
+    )
+    error = difference(before, outputs(smaller, batches))
+    return said(-1, len(left), error) + f", {100 * removed:.0f} % smaller"
+
+
+def said(treated: int, left: int, error: float) -> str:
+    """Write it short."""
+    return f"{treated} treated, {left} left, " + ("exact" if error <= EXACT else f"off {error:.1e}")
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="of models; all by default")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what differs or is left")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    warnings.simplefilter("ignore")
+    load()
+    heads = Row_("model", "census", "looking changed", "revive", "prune")
+    rows = []
+    for name in options.names or ZOO:
+        rows.append(examine(name))
+        for row in [heads, *rows] if len(rows) == 1 else rows[-1:]:
+            print(
+                f"{row.name:23} {row.census:42} {row.looking:16} {row.revived:30} {row.pruned:36} "
+                f"{row.seconds:5.1f}",
+                flush=True,
+            )
+        if options.verbose:
+            for note in row.notes:
+                print("    " + note.replace("\n", "\n    "), flush=True)
+
+
+if __name__ == "__main__":
+    main()
