@@ -1,6 +1,6 @@
 # One verb per task; CI runs the same verbs. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install book test notebooks replicate matrix bench lab clean
+.PHONY: help install book test notebooks replicate matrix bench zoo lab clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -39,7 +39,11 @@ matrix: $(VENV)/test.installed  ## run the notebooks as other machines would, an
 	python -m tests.matrix $(NAMES)
 
 bench: $(VENV)/test.installed  ## measure speed side by side, on an otherwise idle machine
-	for script in benchmarks/*.py; do python $$script || exit 1; done
+	for script in $(filter-out %/zoo.py %/judge.py,$(wildcard benchmarks/*.py)); do \
+		python $$script || exit 1; done
+
+zoo: $(VENV)/zoo.installed  ## try the companion on models of torchvision, timm, transformers, diffusers (NAMES="bert gpt2")
+	python benchmarks/zoo.py $(NAMES)
 
 lab: $(VENV)/lab.installed  ## open the book in JupyterLab
 	jupyter lab --notebook-dir book
@@ -62,6 +66,10 @@ $(VENV)/test.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/lab.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable '.[book,test,lab]'
+	touch $@
+
+$(VENV)/zoo.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[zoo]'
 	touch $@
 
 node_modules/.package-lock.json: package.json package-lock.json .npmrc | $(VENV)/book.installed

@@ -27,19 +27,37 @@ __all__ = ["Judge", "Layer", "judge"]
 
 ZERO = 1e-6  # a derivative of at most this size counts as none
 
-BENDS = set(
-    "relu gelu silu sigmoid tanh hardswish hardsigmoid hardtanh elu celu leaky_relu _prelu_kernel "
-    "softplus mish threshold hardshrink softshrink log_sigmoid_forward clamp clamp_min clamp_max "
-    "maximum minimum where erf special_erf rrelu_with_noise".split()
-)
-"""What makes an expression an activation."""
-SURE = BENDS - set("clamp clamp_min clamp_max maximum minimum where erf special_erf".split())
-"""Activations even of numbers that no layer has made."""
-PLAIN = set(
-    "add sub rsub mul div neg pow exp expm1 log log1p abs sqrt rsqrt reciprocal square sin cos "
-    "_to_copy clone alias detach lift_fresh gt ge lt le eq ne logical_not sign expand_as".split()
-)
+SURE = {
+    "relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "elu",
+    "celu", "leaky_relu", "_prelu_kernel", "softplus", "mish", "threshold", "hardshrink",
+    "softshrink", "log_sigmoid_forward", "rrelu_with_noise",
+}  # fmt: skip
+"""Activations, whatever they are called on."""
+BENDS = SURE | {
+    "clamp", "clamp_min", "clamp_max", "maximum", "minimum", "where", "erf", "special_erf",
+}  # fmt: skip
+"""What makes an expression an activation, if a layer has made the numbers."""
+PLAIN = {
+    "add", "sub", "rsub", "mul", "div", "neg", "pow", "exp", "expm1", "log", "log1p", "abs",
+    "sqrt", "rsqrt", "reciprocal", "square", "sin", "cos", "sign", "_to_copy", "clone", "alias",
+    "detach", "lift_fresh", "gt", "ge", "lt", "le", "eq", "ne", "logical_not",
+}  # fmt: skip
 """What acts number by number besides."""
+NORMS = {
+    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+    "cudnn_batch_norm", "native_group_norm",
+}  # fmt: skip
+"""What has a bias for each of its channels, on axis 1."""
+KEEP = {
+    "slice", "split", "split_with_sizes", "chunk", "index_select", "roll", "flip", "copy", "cumsum",
+    "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "max_pool2d_with_indices",
+    "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d",
+    "_adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_nearest1d", "upsample_nearest2d",
+    "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bicubic2d_aa", "masked_fill",
+    "native_dropout", "channel_shuffle", "addcmul", "addcdiv", "lerp", "repeat", "glu",
+    "index_add", "index_put", "_fused_rms_norm",
+}  # fmt: skip
+"""What leaves units on the axes where they are."""
 
 
 @dataclass(eq=False)
@@ -224,6 +242,10 @@ class Judge(TorchDispatchMode):
             self._constant([out], known)
             return
         made = self._made_by_broadcast(data, out)
+        if name == "add" and made is not None and made.bias is None:
+            bias = next((k.tensor for k in known if k.node is None), None)
+            if bias is not None and bias.shape == (out.shape[made.axes[-1]],):
+                made = replace(made, bias=self._parameter(bias))
         roots = {k.node.root.index for k in data if k.node is not None}
         root = data[0].node.root if data[0].node is not None else None
         if len(roots) > 1 or root is None or root.value is None or root.value.shape != out.shape:
@@ -269,8 +291,7 @@ class Judge(TorchDispatchMode):
         while node.parents:
             start, between = _start(node)
             if node.bends or any(part.bends for part in between):
-                if node.index not in self.out:
-                    self.out[node.index] = (start, node, made)
+                self.out.setdefault(node.index, (start, node, made))
             node = start
 
     def _add_up(self) -> None:
@@ -379,9 +400,7 @@ class Judge(TorchDispatchMode):
         if not isinstance(x, Tensor):
             return None
         made = before[id(x)].made
-        if name in {"native_batch_norm", "_native_batch_norm_legit_no_training"} or (
-            name in {"native_group_norm", "_native_batch_norm_legit", "cudnn_batch_norm"}
-        ):
+        if name in NORMS:
             return Made((1,), made.weight if made else 0, self._parameter(args[2]))
         if name == "native_layer_norm":
             axes = made.axes if made else (out.ndim - 1,)
@@ -465,7 +484,7 @@ def _by_unit(t: Tensor, made: Made) -> Tensor:
 def _moved(
     name: str, args: Any, kwargs: dict[str, Any], axes: tuple[int, ...], x: Tensor, out: Tensor
 ) -> Iterable[int] | None:
-    """Follow axes through a call that moves, joins, splits, cuts or pools; None if they are lost."""
+    """Follow axes through a call that moves, joins, splits or pools; None if they are lost."""
     rest = [*args[1:], *kwargs.values()]
     if name in {"view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten"}:
         return _reshaped(tuple(x.shape), tuple(out.shape), axes)
@@ -499,15 +518,7 @@ def _moved(
         lost = index.ndim if index.dtype == torch.bool else 1
         new = 1 if index.dtype == torch.bool else index.ndim
         return [a - lost + new for a in axes]
-    same = (
-        "slice split split_with_sizes chunk index_select roll constant_pad_nd flip "
-        "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool1d max_pool1d "
-        "_adaptive_avg_pool2d _adaptive_avg_pool1d adaptive_max_pool2d reflection_pad2d "
-        "upsample_nearest2d upsample_bilinear2d _upsample_bicubic2d_aa upsample_bicubic2d "
-        "copy masked_fill native_dropout channel_shuffle addcmul addcdiv lerp cumsum repeat glu "
-        "index_add index_put replication_pad2d _fused_rms_norm avg_pool3d upsample_nearest1d"
-    )
-    return axes if name in same.split() and out.ndim == x.ndim else None
+    return axes if name in KEEP and out.ndim == x.ndim else None
 
 
 def _without(axes: Iterable[int], gone: Iterable[int]) -> list[int] | None:

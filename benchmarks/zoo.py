@@ -18,7 +18,6 @@ import argparse
 import copy
 import sys
 import time
-import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +35,9 @@ from torch.utils._pytree import tree_leaves
 from companion.detection import census, watch
 from companion.revival import prune, revive
 
-EXACT = 1e-5
+EXACT = 1e-5  # a difference of outputs, relative to the largest
+OLD: dict[str, Any] = {}
+WATCH: dict[str, Any] = {}
 
 # ---- the models ---------------------------------------------------------------------------------
 
@@ -64,9 +65,10 @@ def tokens(model: nn.Module, length: int = 12, **more: Callable[[], Tensor]) -> 
 def _torchvision() -> Iterator[tuple[str, Callable[[], Made]]]:
     from torchvision import models
 
-    for name in "resnet18 vgg11_bn mobilenet_v2 mobilenet_v3_small efficientnet_b0".split():
-        yield name, lambda name=name: images(getattr(models, name)(weights=None))
-    for name in "densenet121 squeezenet1_1 shufflenet_v2_x0_5 regnet_y_400mf".split():
+    for name in (
+        *("resnet18", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"),
+        *("densenet121", "squeezenet1_1", "shufflenet_v2_x0_5"),
+    ):
         yield name, lambda name=name: images(getattr(models, name)(weights=None))
     yield "googlenet", lambda: images(models.googlenet(weights=None, init_weights=False))
     blocks = [models.convnext.CNBlockConfig(*c) for c in ((24, 48, 1), (48, 96, 1), (96, None, 1))]
@@ -79,6 +81,7 @@ def _torchvision() -> Iterator[tuple[str, Callable[[], Made]]]:
 
 def _timm() -> Iterator[tuple[str, Callable[[], Made]]]:
     from timm import create_model
+    from timm.layers.activations import HardSwish
     from timm.models import metaformer, mlp_mixer
 
     mixer = partial(mlp_mixer.MlpMixer, img_size=32, patch_size=8, num_blocks=2, embed_dim=32)
@@ -92,7 +95,7 @@ def _timm() -> Iterator[tuple[str, Callable[[], Made]]]:
         token_mixers=[metaformer.SepConv] * 2 + [metaformer.Attention] * 2,
         norm_layers=[metaformer.LayerNorm2dNoBias] * 2 + [metaformer.LayerNormNoBias] * 2,
     )
-    yield "caformer", lambda: images(caformer())
+    yield "caformer", lambda: silent_rows(images(caformer()), "pwconv1.weight", "fc1.weight")
     atto = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48), "act_layer": "gelu_tanh"}
     former = {"depths": (1, 1, 1, 2), "embed_dims": (16, 24, 32, 48)}
     named: dict[str, dict[str, Any]] = {
@@ -100,7 +103,7 @@ def _timm() -> Iterator[tuple[str, Callable[[], Made]]]:
         "test_maxvit": {"img_size": 64},
         "efficientformer_l1": former | {"size": 224},
         "test_nfnet": {},  # standardised weights
-        "mobilenetv3_small_050": {"act_layer": "hard_swish"},  # written by hand
+        "mobilenetv3_small_050": {"act_layer": HardSwish},  # x * relu6(x + 3) / 6
         "test_efficientnet_evos": {},  # EvoNorm: x * sigmoid(v * x) / std
         "test_efficientnet_ln": {},  # layer norm over channels, together with its activation
         "levit_128s": {"size": 224},  # batch norms behind linear layers
@@ -108,7 +111,7 @@ def _timm() -> Iterator[tuple[str, Callable[[], Made]]]:
     }
     for name, options in named.items():
         size = options.pop("size", 64)
-        yield name, lambda n=name, o=options, s=size: images(create_model(n, pretrained=False, **o), s)
+        yield name, lambda n=name, o=options, s=size: steep_gates(images(create_model(n, **o), s))
 
 
 def _transformers() -> Iterator[tuple[str, Callable[[], Made]]]:
@@ -127,18 +130,19 @@ def _transformers() -> Iterator[tuple[str, Callable[[], Made]]]:
         "eos_token_id": 2,
     }
     yield "bert", lambda: tokens(t.BertModel(t.BertConfig(**small)))
-    yield "roberta", lambda: tokens(
-        t.RobertaForSequenceClassification(t.RobertaConfig(**small | {"hidden_act": "gelu_new"}))
-    )
     distil = t.DistilBertConfig(vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=4)
     yield "distilbert", lambda: tokens(t.DistilBertForSequenceClassification(distil))
     gpt2 = t.GPT2Config(vocab_size=64, n_positions=64, n_embd=32, n_layer=2, n_head=4)
     yield "gpt2", lambda: tokens(t.GPT2LMHeadModel(gpt2))
     llama = small | {"mlp_bias": True, "num_key_value_heads": 2}
     yield "llama", lambda: tokens(t.LlamaForCausalLM(t.LlamaConfig(**llama)))
-    mixtral = small | {"num_local_experts": 4, "num_key_value_heads": 2, "hidden_act": "relu"}
-    mixtral_config = t.MixtralConfig(**mixtral)
-    yield "mixtral", lambda: silent_rows(tokens(t.MixtralForCausalLM(mixtral_config)), "gate_up_proj")
+    experts = small | {"num_local_experts": 8, "num_key_value_heads": 2, "hidden_act": "relu"}
+    for name, how in {"mixtral": "grouped_mm", "mixtral_loop": "eager"}.items():
+        mixtral = t.MixtralConfig(**experts, experts_implementation=how)
+        yield (
+            name,
+            lambda c=mixtral: silent_rows(tokens(t.MixtralForCausalLM(c), 3), "gate_up_proj"),
+        )
     t5 = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
     decoded = {"decoder_input_ids": lambda: torch.randint(4, 64, (4, 6))}
     ask = t.T5ForConditionalGeneration
@@ -150,8 +154,6 @@ def _transformers() -> Iterator[tuple[str, Callable[[], Made]]]:
     yield "opt", lambda: tokens(t.OPTForCausalLM(t.OPTConfig(**opt)))
     bloom = t.BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)
     yield "bloom", lambda: tokens(t.BloomForCausalLM(bloom))
-    neox = t.GPTNeoXConfig(**small)
-    yield "gpt_neox", lambda: tokens(t.GPTNeoXForCausalLM(neox))
     vit = small | {"image_size": 32, "patch_size": 8}
     yield "vit", lambda: as_keywords("pixel_values", images(t.ViTModel(t.ViTConfig(**vit)), 32))
     whisper = t.WhisperConfig(
@@ -181,7 +183,7 @@ def _transformers() -> Iterator[tuple[str, Callable[[], Made]]]:
         ]
 
     yield "whisper", listen
-    clip = t.CLIPConfig(text_config=small, vision_config=small | {"image_size": 32, "patch_size": 8})
+    clip = t.CLIPConfig(text_config=small, vision_config=vit)
     pixels = {"pixel_values": lambda: torch.randn(4, 3, 32, 32)}
     yield "clip", lambda: tokens(t.CLIPModel(clip), **pixels)
     waves = t.Wav2Vec2Config(
@@ -193,9 +195,12 @@ def _transformers() -> Iterator[tuple[str, Callable[[], Made]]]:
         num_conv_pos_embedding_groups=4,
         mask_time_prob=0.0,
     )
-    yield "wav2vec2", lambda: (
-        t.Wav2Vec2Model(waves),
-        [{"input_values": torch.randn(4, 400)} for _ in range(2)],
+    yield (
+        "wav2vec2",
+        lambda: (
+            t.Wav2Vec2Model(waves),
+            [{"input_values": torch.randn(4, 400)} for _ in range(2)],
+        ),
     )
 
 
@@ -204,11 +209,20 @@ def as_keywords(name: str, made: Made) -> Made:
     return made[0], [{name: batch} for batch in made[1]]
 
 
-def silent_rows(made: Made, name: str) -> Made:
+def silent_rows(made: Made, *names: str) -> Made:
     """Zero the first rows of weights that have no bias: a ReLU that reads only zeros is dead."""
+    for path, weight in made[0].named_parameters():
+        if path.endswith(names):
+            rows = weight.data.transpose(0, 1) if weight.ndim == 3 else weight.data
+            rows[: len(rows) // 8] = 0
+    return made
+
+
+def steep_gates(made: Made) -> Made:
+    """Make some gates v of EvoNorm so large that sigmoid(v * x) is flat; x * sigmoid(v * x) isn't."""
     for path, parameter in made[0].named_parameters():
-        if path.endswith(name):
-            parameter.data[..., : parameter.shape[-2] // 8, :] = 0
+        if path.endswith(".v"):
+            parameter.data[: len(parameter) // 4] = 1e8
     return made
 
 
@@ -231,31 +245,37 @@ def _diffusers() -> Iterator[tuple[str, Callable[[], Made]]]:
         ]
         return model, batches
 
-    yield "unet", lambda: noisy(
-        d.UNet2DConditionModel(
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            sample_size=16,
-            in_channels=4,
-            out_channels=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=24,
-            attention_head_dim=4,
-            norm_num_groups=8,
+    yield (
+        "unet",
+        lambda: noisy(
+            d.UNet2DConditionModel(
+                block_out_channels=(16, 32),
+                layers_per_block=1,
+                sample_size=16,
+                in_channels=4,
+                out_channels=4,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                cross_attention_dim=24,
+                attention_head_dim=4,
+                norm_num_groups=8,
+            ),
+            4,
+            encoder_hidden_states=lambda: torch.randn(4, 5, 24),
         ),
-        4,
-        encoder_hidden_states=lambda: torch.randn(4, 5, 24),
     )
-    yield "autoencoder_kl", lambda: images(
-        d.AutoencoderKL(
-            block_out_channels=(16, 32),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=8,
-            layers_per_block=1,
+    yield (
+        "autoencoder_kl",
+        lambda: images(
+            d.AutoencoderKL(
+                block_out_channels=(16, 32),
+                down_block_types=("DownEncoderBlock2D",) * 2,
+                up_block_types=("UpDecoderBlock2D",) * 2,
+                norm_num_groups=8,
+                layers_per_block=1,
+            ),
+            32,
         ),
-        32,
     )
     dit = partial(
         d.DiTTransformer2DModel,
@@ -267,16 +287,19 @@ def _diffusers() -> Iterator[tuple[str, Callable[[], Made]]]:
         sample_size=8,
         num_embeds_ada_norm=1000,
     )
-    yield "dit", lambda: (
-        dit(),
-        [
-            {
-                "hidden_states": torch.randn(4, 4, 8, 8),
-                "timestep": torch.tensor([1, 5, 20, 50]),
-                "class_labels": torch.tensor([1, 2, 3, 4]),
-            }
-            for _ in range(2)
-        ],
+    yield (
+        "dit",
+        lambda: (
+            dit(),
+            [
+                {
+                    "hidden_states": torch.randn(4, 4, 8, 8),
+                    "timestep": torch.tensor([1, 5, 20, 50]),
+                    "class_labels": torch.tensor([1, 2, 3, 4]),
+                }
+                for _ in range(2)
+            ],
+        ),
     )
 
 
@@ -324,29 +347,25 @@ def kill(model: nn.Module, batches: list[Any]) -> int:
 
 # ---- (a) the census -----------------------------------------------------------------------------
 
-Row = tuple[int, bytes]
+
+def compare(report: Any, found: Judge, notes: list[str]) -> int:
+    """Count the calls of activations that the census or the judge has alone, and note them."""
+    ours = [(mask(layer), f"census only: {layer.name}, {layer.activation}") for layer in report]
+    theirs = [(mask(layer), f"judge only: {layer.path}, {layer.kind}") for layer in found.layers]
+    n_differ = 0
+    for these, those in ((ours, theirs), (theirs, ours)):
+        rest = Counter(row for row, _ in those)
+        for row, name in these:
+            rest[row] -= 1
+            if rest[row] < 0:
+                n_differ += 1
+                notes.append(f"{name}, {sum(row)} of {len(row)} dead")
+    return n_differ
 
 
-def compare(report: Any, found: Judge) -> list[str]:
-    """Say where the census and the judge differ; nothing if they count the same."""
-    theirs = Counter[Row]((len(layer.dead), layer.dead.tobytes()) for layer in found.layers)
-    ours = Counter[Row]((len(layer), np.asarray(layer.dead).tobytes()) for layer in report)
-    lines = []
-    for layer in report:
-        row = len(layer), np.asarray(layer.dead).tobytes()
-        if ours[row] > theirs[row]:
-            ours[row] -= 1
-            lines.append(
-                f"census only: {layer.name} ({layer.activation}), "
-                f"{int(layer.dead.sum())} of {len(layer)} dead"
-            )
-    ours = Counter[Row]((len(layer), np.asarray(layer.dead).tobytes()) for layer in report)
-    for layer in found.layers:
-        row = len(layer.dead), layer.dead.tobytes()
-        if theirs[row] > ours[row]:
-            theirs[row] -= 1
-            lines.append(f"judge only:  {layer}")
-    return lines
+def mask(layer: Any) -> tuple[bool, ...]:
+    """Which of its units are dead."""
+    return tuple(np.asarray(layer.dead).tolist())
 
 
 # ---- (b) looking changes nothing ----------------------------------------------------------------
@@ -407,7 +426,8 @@ def unchanged(model: nn.Module, what: str, changes: list[str]) -> Iterator[None]
 
 
 def outputs(model: nn.Module, batches: list[Any]) -> list[Tensor]:
-    """Return all numbers that a model puts out."""
+    """Return all numbers that a model puts out, in evaluation mode."""
+    model.eval()
     with torch.no_grad():
         found = [call(model, batch) for batch in batches]
     leaves = tree_leaves([dict(o) if isinstance(o, Mapping) else o for o in found])
@@ -426,7 +446,7 @@ def difference(before: list[Tensor], after: list[Tensor]) -> float:
 
 
 @dataclass
-class Row_:
+class Result:
     """What was found of one model."""
 
     name: str
@@ -438,57 +458,120 @@ class Row_:
     notes: list[str] = field(default_factory=list)
 
 
-def examine(name: str) -> Row_:
+def examine(name: str) -> Result:
     """Make a model, and try everything on it."""
-    row, start = Row_(name), time.perf_counter()
+    row, start = Result(name), time.perf_counter()
     torch.manual_seed(0)
     model, batches = ZOO[name]()
     model.eval()
     kill(model, batches)
     found = judged(model, batches)
-    changes: list[str] = []
-    old = {"functional": True} if "functional" in (census.__kwdefaults__ or {}) else {}
-    run = {"call": call} if old else {}
-    try:
-        with unchanged(model, "census", changes):
-            report = census(model, batches, **old, **run)
-    except Exception as error:
-        row.census, row.seconds = type(error).__name__, time.perf_counter() - start
-        row.notes.append(traceback.format_exc())
-        return row
-    differ = compare(report, found)
-    units, dead = (sum(map(len, report)), sum(int(layer.dead.sum()) for layer in report))
-    row.census = "equal" if not differ else f"{len(differ)} differ"
-    row.census += f", {dead} of {units} dead, {len(report)} layers"
-    row.notes += differ + [f"judge ignored: {line}" for line in found.ignored]
-    row.notes += [f"census notes: {note}" for note in getattr(report, "notes", ())]
-    with unchanged(model, "watch", changes), torch.no_grad(), watch(model, **old):
-        call(model, batches[0])
     before = outputs(model, batches)
-    for what, act in (("revive", try_revive), ("prune", try_prune)):
-        try:
-            with unchanged(model, what, changes):
-                result = act(model, report, batches, before, row.notes)
-        except Exception as error:
-            result = type(error).__name__
-            row.notes.append(f"{what}: {type(error).__name__}: {error}")
-        setattr(row, f"{what}d", result)
-    row.looking = "nothing" if not changes else f"{len(changes)} changed"
+    row.notes += [f"judge ignored {line}" for line in dict.fromkeys(found.ignored)]
+    changes: list[str] = []
+    report = attempt(row, "census", model, changes, lambda: census(model, batches, **OLD))
+    if report is not None:
+        row.census = counted(report, compare(report, found, row.notes))
+        row.notes += [f"census notes {note}" for note in getattr(report, "notes", ())]
+    for what, act in LOOKS.items():
+        if act is watched:
+            outputs(model, batches)  # so that caches are full, which the pass would fill
+        attempt(row, what, model, changes, partial(act, model, report, batches))
+    if report is not None:
+        for what, act in (("revived", try_revive), ("pruned", try_prune)):
+            run = partial(act, model, report, batches, before, row.notes)
+            setattr(row, what, attempt(row, what, model, changes, run) or getattr(row, what))
+    row.looking = "nothing" if not changes else f"{len(changes)} things"
     row.notes += changes
     row.seconds = time.perf_counter() - start
     return row
 
 
+def attempt(
+    row: Result, what: str, model: nn.Module, changes: list[str], act: Callable[[], Any]
+) -> Any:
+    """Return what a call returns, and note what it changes, and what it raises."""
+    with mixed_modes(model), unchanged(model, what, changes):
+        try:
+            return act()
+        except StoppedError:
+            return None
+        except Exception as error:
+            row.notes.append(f"{what}: {type(error).__name__}: {error}")
+            if hasattr(row, what):
+                setattr(row, what, type(error).__name__)
+    return None
+
+
+@contextmanager
+def mixed_modes(model: nn.Module) -> Iterator[None]:
+    """Leave every third module in training mode meanwhile."""
+    for i, module in enumerate(model.modules()):
+        module.training = i % 3 == 1
+    yield
+    for module in model.modules():
+        module.training = False
+
+
+class StoppedError(Exception):
+    """What a loader raises here."""
+
+
+def interrupted(model: nn.Module, report: Any, batches: list[Any]) -> None:
+    """Let a census end by an exception of the loader."""
+
+    def loader() -> Iterator[Any]:
+        yield batches[0]
+        raise StoppedError
+
+    census(model, loader(), **OLD)
+
+
+def in_training(model: nn.Module, report: Any, batches: list[Any]) -> None:
+    """Count in training mode, which moves buffers."""
+    census(model, batches, mode="train", **OLD)
+
+
+def watched(model: nn.Module, report: Any, batches: list[Any]) -> None:
+    """Watch a pass that moves nothing by itself."""
+    flags = [module.training for module in model.modules()]
+    for module in model.modules():
+        module.training = False
+    with torch.no_grad(), watch(model, **WATCH):
+        call(model, batches[0])
+    for module, flag in zip(model.modules(), flags, strict=True):
+        module.training = flag
+
+
+def planned(model: nn.Module, report: Any, batches: list[Any]) -> None:
+    """Ask what revive would do."""
+    if report is not None:
+        revive(model, report, rng=np.random.default_rng(0), dry_run=True)
+
+
+LOOKS = {
+    "census, interrupted": interrupted,
+    "census in training mode": in_training,
+    "watch": watched,
+    "revive, a dry run": planned,
+}
+
+
+def counted(report: Any, n_differ: int) -> str:
+    """Write a census short."""
+    units, dead = sum(map(len, report)), sum(int(layer.dead.sum()) for layer in report)
+    same = f"{n_differ} differ" if n_differ else "equal"
+    return f"{same}, {dead} of {units} dead, {len(report)} layers"
+
+
 def try_revive(
     model: nn.Module, report: Any, batches: list[Any], before: list[Tensor], notes: list[str]
 ) -> str:
-    """Plan on the model itself, then reset the units of a copy."""
-    rng = np.random.default_rng(0)
-    revive(model, report, rng=rng, dry_run=True)
+    """Reset the dead units of a copy."""
     changed = copy.deepcopy(model)
-    done = revive(changed, report, rng=rng)
-    left = getattr(done, "left", {})
-    notes += [f"revive left {name}: {why}" for name, why in dict(left).items()]
+    done = revive(changed, report, rng=np.random.default_rng(0))
+    left = dict(getattr(done, "left", {}))
+    notes += [f"revive left {name}: {why}" for name, why in left.items()]
     treated = [name for name, units in done.units.items() if len(units)]
     return said(len(treated), len(left), difference(before, outputs(changed, batches)))
 
@@ -496,20 +579,20 @@ def try_revive(
 def try_prune(
     model: nn.Module, report: Any, batches: list[Any], before: list[Tensor], notes: list[str]
 ) -> str:
-    """Prune; the model itself stays as it is."""
+    """Take dead units out of a copy, which `prune` makes."""
     smaller = prune(model, report)
-    left = getattr(smaller, "left", {})
-    notes += [f"prune left {name}: {why}" for name, why in dict(left).items()]
-    removed = 1 - sum(map(torch.numel, smaller.parameters())) / sum(
-        map(torch.numel, model.parameters())
-    )
+    left = dict(getattr(smaller, "left", {}))
+    notes += [f"prune left {name}: {why}" for name, why in left.items()]
     error = difference(before, outputs(smaller, batches))
-    return said(-1, len(left), error) + f", {100 * removed:.0f} % smaller"
+    sizes = [sum(map(torch.numel, net.parameters())) for net in (smaller, model)]
+    share = 100 * (1 - sizes[0] / sizes[1])
+    return f"{said(None, len(left), error)}, {share:.0f} % smaller"
 
 
-def said(treated: int, left: int, error: float) -> str:
+def said(treated: int | None, left: int, error: float) -> str:
     """Write it short."""
-    return f"{treated} treated, {left} left, " + ("exact" if error <= EXACT else f"off {error:.1e}")
+    done = "" if treated is None else f"{treated} treated, "
+    return f"{done}{left} left, " + ("exact" if error <= EXACT else f"off {error:.1e}")
 
 
 def main() -> None:
@@ -518,16 +601,18 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="of models; all by default")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what differs or is left")
     options = parser.parse_args()
-    torch.set_num_threads(2)
     warnings.simplefilter("ignore")
     load()
-    heads = Row_("model", "census", "looking changed", "revive", "prune")
+    if "functional" in (census.__kwdefaults__ or {}):
+        OLD.update(functional=True, call=call)
+        WATCH.update(functional=True)
+    heads = Result("model", "census", "looking changed", "revive", "prune")
     rows = []
     for name in options.names or ZOO:
         rows.append(examine(name))
         for row in [heads, *rows] if len(rows) == 1 else rows[-1:]:
             print(
-                f"{row.name:23} {row.census:42} {row.looking:16} {row.revived:30} {row.pruned:36} "
+                f"{row.name:23} {row.census:42} {row.looking:16} {row.revived:28} {row.pruned:26} "
                 f"{row.seconds:5.1f}",
                 flush=True,
             )
