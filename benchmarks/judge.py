@@ -11,6 +11,7 @@ are the rows of its weight, wherever they are moved, split, joined or pooled aft
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,22 +28,39 @@ __all__ = ["Judge", "Layer", "judge"]
 
 ZERO = 1e-6  # a derivative of at most this size counts as none
 
-SURE = {
+BENDS = {
     "relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "elu",
     "celu", "leaky_relu", "_prelu_kernel", "softplus", "mish", "threshold", "hardshrink",
-    "softshrink", "log_sigmoid_forward", "rrelu_with_noise",
-}  # fmt: skip
-"""Activations, whatever they are called on."""
-BENDS = SURE | {
-    "clamp", "clamp_min", "clamp_max", "maximum", "minimum", "where", "erf", "special_erf",
+    "softshrink", "log_sigmoid_forward", "rrelu_with_noise", "clamp", "clamp_min", "clamp_max",
+    "maximum", "minimum", "where", "erf", "special_erf",
 }  # fmt: skip
 """What makes an expression an activation, if a layer has made the numbers."""
-PLAIN = {
-    "add", "sub", "rsub", "mul", "div", "neg", "pow", "exp", "expm1", "log", "log1p", "abs",
-    "sqrt", "rsqrt", "reciprocal", "square", "sin", "cos", "sign", "_to_copy", "clone", "alias",
-    "detach", "lift_fresh", "gt", "ge", "lt", "le", "eq", "ne", "logical_not",
+CURVES = {
+    "pow", "exp", "expm1", "log", "log1p", "abs", "sqrt", "rsqrt", "reciprocal", "square", "sin",
+    "cos", "sign", "gt", "ge", "lt", "le", "special_ndtr",
 }  # fmt: skip
+"""What makes one if there are two of them, or if it is joined with the number itself."""
+PLAIN = CURVES | {
+    "add",
+    "sub",
+    "rsub",
+    "mul",
+    "div",
+    "neg",
+    "_to_copy",
+    "clone",
+    "alias",
+    "detach",
+    "eq",
+    "ne",
+    "logical_not",
+}
 """What acts number by number besides."""
+FRESH = {
+    "lift_fresh", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones",
+    "new_full", "new_empty", "scalar_tensor",
+}  # fmt: skip
+"""What makes constants, whatever is handed over."""
 NORMS = {
     "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
     "cudnn_batch_norm", "native_group_norm",
@@ -71,6 +89,7 @@ class Node:
     kwargs: dict[str, Any] = field(default_factory=dict)
     value: Tensor | None = None  # of a root
     bends: bool = False
+    curves: bool = False
 
     def __post_init__(self) -> None:
         leaves = tree_leaves((self.args, self.kwargs))
@@ -79,18 +98,33 @@ class Node:
         self.root: Node = self.parents[0].root if self.parents else self
 
 
+Axis = tuple[tuple[int, bool], ...]
+"""What an axis consists of, after reshapes: sizes, and if units or samples are counted there."""
+
+
 @dataclass(frozen=True)
 class Made:
-    """Which axes hold the units, and the weight and the bias that made them."""
+    """Where the units are in a tensor, and the weight and the bias that made them."""
 
-    axes: tuple[int, ...]
+    axes: tuple[Axis, ...]
     weight: int = 0  # an address
     bias: Tensor | None = None
     expert: Tensor | None = None  # of each row, where a matrix of its own has made each group
 
-    def on(self, axes: Iterable[int] | None) -> Made | None:
+    def on(self, axes: Iterable[Axis] | None) -> Made | None:
         """Keep all but the axes; None if these are lost."""
-        return None if axes is None else replace(self, axes=tuple(sorted(axes)))
+        return None if axes is None else replace(self, axes=tuple(axes))
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return math.prod(size for axis in self.axes for size, unit in axis if unit)
+
+
+def axes_of(shape: Iterable[int], *units: int) -> tuple[Axis, ...]:
+    """Return axes of which these hold the units."""
+    shape = tuple(shape)
+    return tuple(((size, i in {u % len(shape) for u in units}),) for i, size in enumerate(shape))
 
 
 @dataclass(eq=False)
@@ -244,14 +278,14 @@ class Judge(TorchDispatchMode):
         made = self._made_by_broadcast(data, out)
         if name == "add" and made is not None and made.bias is None:
             bias = next((k.tensor for k in known if k.node is None), None)
-            if bias is not None and bias.shape == (out.shape[made.axes[-1]],):
+            if bias is not None and bias.shape == (made.n_units,):
                 made = replace(made, bias=self._parameter(bias))
         roots = {k.node.root.index for k in data if k.node is not None}
         root = data[0].node.root if data[0].node is not None else None
         if len(roots) > 1 or root is None or root.value is None or root.value.shape != out.shape:
             self._consume(data)
             if len(data) > 1 and made is not None and len(roots) > 1:
-                made = Made(made.axes, made.weight)
+                made = replace(made, bias=None)
             self._remember(out, self._root(out), made)
             return
 
@@ -265,8 +299,9 @@ class Judge(TorchDispatchMode):
                 self.used.add(k.node.index)
         here = tree_map(node_of, (tuple(args), kwargs))
         node = Node(
-            next(self.order), self.path[-1], _not_in_place(func), *here, bends=name in BENDS
-        )
+            next(self.order), self.path[-1], _not_in_place(func), *here, bends=name in BENDS,
+            curves=name in CURVES or _bent(name, here[0]),
+        )  # fmt: skip
         self._remember(out, node, made)
 
     def _gate(self, args: Any, before: dict[int, Known]) -> None:
@@ -274,6 +309,7 @@ class Judge(TorchDispatchMode):
         t, axis = args[0], args[1] if len(args) > 1 else -1
         half = t.chunk(2, axis)[1]
         made = before[id(t)].made
+        made = made.on(_resized(made.axes, half)) if made is not None else None
         self._consume([before[id(t)]])
         root = self._root(half)
         sigmoid = torch.ops.aten.sigmoid.default
@@ -290,8 +326,15 @@ class Judge(TorchDispatchMode):
         """Find the activations in an expression, from its end to its root."""
         while node.parents:
             start, between = _start(node)
-            if node.bends or any(part.bends for part in between):
+            if node.bends or any(part.bends or part.curves for part in between):
                 self.out.setdefault(node.index, (start, node, made))
+            elif node.curves and not between:  # two curves make one, as in log(1 + exp(x))
+                n_curves = 1
+                while len(start.parents) == 1 and not start.bends:
+                    n_curves += start.curves
+                    start = start.parents[0]
+                if n_curves > 1:
+                    self.out.setdefault(node.index, (start, node, made))
             node = start
 
     def _add_up(self) -> None:
@@ -301,16 +344,14 @@ class Judge(TorchDispatchMode):
             start, node, made = self.out[index]
             with torch.no_grad():
                 z = _replay(start, {})
-            bending = [part for part in [node, *_start(node)[1]] if part.bends]
+            bending = [part for part in _between(start, node) if part.bends or part.curves]
             names = [part.func.overloadpacket.__name__ for part in bending]
             kind = names[0] if bending == [node] else f"composite of {'+'.join(sorted(names))}"
             if not z.numel() or not z.is_floating_point():
                 continue
             if made is None:
-                if not set(names) & SURE:
-                    self.ignored.append(f"{node.path}: {kind} of {tuple(z.shape)}")
-                    continue
-                made = Made((1 if z.ndim > 3 else z.ndim - 1,))
+                self.ignored.append(f"{node.path}: {kind} of {tuple(z.shape)}")
+                continue
             key = node.path, kind, made.weight
             calls[key] += 1
             self._judge((*key, calls[key]), kind, start, node, z, made)
@@ -351,16 +392,17 @@ class Judge(TorchDispatchMode):
     # ---- axes -----------------------------------------------------------------------------------
 
     def _made_by_broadcast(self, data: list[Known], out: Tensor) -> Made | None:
-        """Take the units' axes of the operand that has as many axes as the result."""
-        for known in sorted(data, key=lambda k: -k.tensor.ndim):
-            if known.made is not None and known.tensor.shape[-1:] == out.shape[-1:]:
-                shift = out.ndim - known.tensor.ndim
-                return known.made.on(a + shift for a in known.made.axes)
-        for known in data:
-            if known.made is not None:
-                shift = out.ndim - known.tensor.ndim
-                return known.made.on(a + shift for a in known.made.axes)
-        return None
+        """Take the units' axes of the operand that is most like the result."""
+        made = [known for known in data if known.made is not None]
+        if not made:
+            return None
+        best = max(made, key=lambda k: (k.tensor.shape == out.shape, k.tensor.ndim))
+        assert best.made is not None
+        axes = list(best.made.axes)
+        axes = [((1, False),)] * (out.ndim - len(axes)) + axes
+        sizes = map(_size, axes)
+        pairs = zip(axes, sizes, out.shape, strict=True)
+        return best.made.on(axis if n == size else ((n, False),) for axis, size, n in pairs)
 
     def _make(
         self, name: str, args: Any, kwargs: dict[str, Any], before: dict[int, Known], out: Any
@@ -369,7 +411,7 @@ class Judge(TorchDispatchMode):
         data = [k for k in before.values() if k.node is not None]
         outs = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         layer = name in {"mm", "addmm", "bmm", "baddbmm", "convolution", "_grouped_mm"}
-        if not data and not layer:
+        if name in FRESH or (not data and not layer):
             self._constant(outs, [*before.values()])
             return
         self._consume(data)
@@ -378,7 +420,7 @@ class Judge(TorchDispatchMode):
                 made = self._axes(name, args, kwargs, before, t)
             except (IndexError, ValueError, TypeError):
                 made = None
-            if made is not None and not all(a < t.ndim for a in made.axes):
+            if made is not None and tuple(map(_size, made.axes)) != tuple(t.shape):
                 made = None
             self._remember(t, self._root(t), made)
 
@@ -387,7 +429,8 @@ class Judge(TorchDispatchMode):
     ) -> Made | None:
         x = args[0]
         if name == "convolution":
-            return Made((1,), self._weight(args[1], before), self._parameter(args[2]))
+            weight = self._weight(args[1], before)
+            return Made(axes_of(out.shape, 1), weight, self._parameter(args[2]))
         if name in {"addmm", "baddbmm"}:
             return self._product(args[1], args[2], before, out, args[0])
         if name in {"mm", "bmm"}:
@@ -395,37 +438,49 @@ class Judge(TorchDispatchMode):
         if name == "_grouped_mm":
             ends = args[2] if len(args) > 2 else kwargs["offs"]
             expert = torch.searchsorted(ends.long(), torch.arange(len(out)), right=True)
-            return Made((1,), self._weight(args[1], before), None, expert)
+            return Made(axes_of(out.shape, 1), self._weight(args[1], before), None, expert)
+        if name == "embedding":
+            return Made(axes_of(out.shape, -1), self._weight(x, before))
         x = x[0] if isinstance(x, list | tuple) else x
         if not isinstance(x, Tensor):
             return None
-        made = before[id(x)].made
+        made = before[id(x)].made if before[id(x)].node is not None else None
+        weight = made.weight if made else 0
         if name in NORMS:
-            return Made((1,), made.weight if made else 0, self._parameter(args[2]))
-        if name == "native_layer_norm":
-            axes = made.axes if made else (out.ndim - 1,)
-            return Made(axes, made.weight if made else 0, self._parameter(args[3]))
-        if name == "embedding":
-            return Made((out.ndim - 1,), self._weight(args[0], before))
+            return Made(axes_of(out.shape, 1), weight, self._parameter(args[2]))
+        if name == "native_layer_norm" and out.shape == x.shape:
+            axes = made.axes if made else axes_of(out.shape, -1)
+            return Made(axes, weight, self._parameter(args[3]))
         if made is None:
             return None
-        if name in {"cat", "stack"}:
+        if name == "cat":
             all_made = [before[id(t)].made for t in args[0]]
-            same = all(m is not None and m.axes == made.axes for m in all_made)
-            return Made(made.axes, made.weight) if same and name == "cat" else None
+            like = [m is not None and _alike(m.axes, made.axes) for m in all_made]
+            return Made(_resized(made.axes, out), weight) if all(like) else None
         return made.on(_moved(name, args, kwargs, made.axes, x, out))
 
     def _product(
         self, a: Tensor, b: Tensor, before: dict[int, Known], out: Tensor, bias: Tensor | None
     ) -> Made | None:
-        """Units are where the weight's rows end up; for weights in a batch, each has its own."""
-        last = out.ndim - 1
+        """Units are where the weight's rows end up; for weights in a batch, each has its own.
+
+        Of two tensors that are no weights, what is not summed over goes on.
+        """
         batch = (0,) if out.ndim == 3 and a.shape[0] > 1 else ()
         if before[id(b)].node is None:
-            return Made((*batch, last), self._weight(b, before), self._parameter(bias))
+            axes = axes_of(out.shape, *batch, -1)
+            return Made(axes, self._weight(b, before), self._parameter(bias))
         if before[id(a)].node is None:
-            return Made((*batch, last - 1), self._weight(a, before))
-        return None
+            return Made(axes_of(out.shape, *batch, -2), self._weight(a, before))
+        plain = axes_of(out.shape)
+        (left, right) = (known.made for known in (before[id(a)], before[id(b)]))
+        rows = left.axes[-2] if left else plain[-2]
+        columns = right.axes[-1] if right else plain[-1]
+        if not any(unit for _, unit in rows + columns):
+            return None
+        of = right if any(unit for _, unit in columns) else left
+        assert of is not None
+        return Made((*of.axes[:-2], rows, columns), of.weight)
 
     def _weight(self, t: Tensor, before: dict[int, Known]) -> int:
         made = before[id(t)].made
@@ -456,6 +511,23 @@ def _start(node: Node) -> tuple[Node, list[Node]]:
     return next(iter(front.values())), between
 
 
+def _between(start: Node, node: Node) -> list[Node]:
+    """Return a node and all that it depends on, but what lies behind its start."""
+    found, front = {}, [node]
+    while front:
+        here = front.pop()
+        if here.index > start.index:
+            found[here.index] = here
+            front += here.parents
+    return [found[index] for index in sorted(found)]
+
+
+def _bent(name: str, args: tuple[Any, ...]) -> bool:
+    """Tell if it is a product or a quotient that is no line."""
+    both = len(args) > 1 and isinstance(args[1], Node)
+    return both and (name == "div" or (name == "mul" and isinstance(args[0], Node)))
+
+
 def _replay(node: Node, values: dict[int, Tensor]) -> Tensor:
     """Compute an expression, from its root or from the values that are given."""
     if node.index not in values:
@@ -476,86 +548,99 @@ def _by_unit(t: Tensor, made: Made) -> Tensor:
     if made.expert is not None:  # in each row those of one expert, zeros for the others
         rows = made.expert[None] == torch.arange(int(made.expert.max()) + 1)[:, None]
         return (t * rows[..., None]).transpose(1, 2).reshape(-1, len(t))
-    rest = [a for a in range(t.ndim) if a not in made.axes]
-    t = t.permute(*made.axes, *rest)
-    return t.reshape(int(np.prod(t.shape[: len(made.axes)], dtype=int)), -1)
+    parts = [part for axis in made.axes for part in axis]
+    units = [i for i, (_, unit) in enumerate(parts) if unit]
+    others = [i for i, (_, unit) in enumerate(parts) if not unit]
+    t = t.reshape([size for size, _ in parts]).permute(*units, *others)
+    return t.reshape(made.n_units, -1)
+
+
+def _size(axis: Axis) -> int:
+    return math.prod(size for size, _ in axis)
 
 
 def _moved(
-    name: str, args: Any, kwargs: dict[str, Any], axes: tuple[int, ...], x: Tensor, out: Tensor
-) -> Iterable[int] | None:
+    name: str, args: Any, kwargs: dict[str, Any], axes: tuple[Axis, ...], x: Tensor, out: Tensor
+) -> Iterable[Axis] | None:
     """Follow axes through a call that moves, joins, splits or pools; None if they are lost."""
     rest = [*args[1:], *kwargs.values()]
-    if name in {"view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten"}:
-        return _reshaped(tuple(x.shape), tuple(out.shape), axes)
+    every = range(x.ndim)
+    if name in {"view", "_unsafe_view", "reshape", "_reshape_alias"}:
+        return _reshaped(axes, out.shape)
     if name == "t":
-        return [x.ndim - 1 - a for a in axes]
-    if name in {"transpose", "swapaxes"}:
+        return axes[::-1]
+    if name == "transpose":
         i, j = (d % x.ndim for d in rest[:2])
-        return [{i: j, j: i}.get(a, a) for a in axes]
+        return [axes[{i: j, j: i}.get(d, d)] for d in every]
     if name == "permute":
-        dims = [d % x.ndim for d in rest[0]]
-        return [dims.index(a) for a in axes]
-    if name == "expand":
-        return [a + out.ndim - x.ndim for a in axes]
+        return [axes[d] for d in rest[0]]
     if name == "unsqueeze":
         new = rest[0] % out.ndim
-        return [a + (a >= new) for a in axes]
-    if name in {"select", "unbind", "squeeze", "argmax", "argmin"} and rest:
-        gone = [d % x.ndim for d in (rest[0] if isinstance(rest[0], list | tuple) else rest[:1])]
-        gone = [d for d in gone if name != "squeeze" or x.shape[d] == 1]
-        return _without(axes, gone)
+        return [*axes[:new], ((1, False),), *axes[new:]]
+    if name == "expand":
+        axes = (((1, False),),) * (out.ndim - x.ndim) + axes
+        return [a if _size(a) == n else ((n, False),) for a, n in zip(axes, out.shape, strict=True)]
+    if name in {"select", "unbind"}:
+        gone = rest[0] % x.ndim if rest else 0
+        return [axes[d] for d in every if d != gone]
     if name == "squeeze":
-        return _without(axes, [d for d in range(x.ndim) if x.shape[d] == 1])
-    if name in {"mean", "sum", "amax", "amin", "var_mean", "linalg_vector_norm", "std", "var"}:
-        dims = next((r for r in rest if isinstance(r, list | tuple)), range(x.ndim))
-        dims = [d % x.ndim for d in dims] or [*range(x.ndim)]
-        if set(dims) & set(axes):
+        dims = rest[0] if rest else every
+        dims = {d % x.ndim for d in (dims if isinstance(dims, Iterable) else [dims])}
+        return [axes[d] for d in every if d not in dims or x.shape[d] > 1]
+    if name in {"mean", "sum", "amax", "amin"}:
+        dims = next((r for r in rest if isinstance(r, list | tuple)), None) or every
+        gone = {d % x.ndim for d in dims}
+        left = [axes[d] for d in every if d not in gone]
+        if not any(unit for axis in left for _, unit in axis):
             return None
-        return axes if out.ndim == x.ndim else _without(axes, dims)
-    if name == "index" and rest[0][0] is not None and len(rest[0]) == 1 and 0 not in axes:
+        keep = out.ndim == x.ndim
+        return [((1, False),) if d in gone else axes[d] for d in every if keep or d not in gone]
+    if name == "index" and len(rest[0]) == 1 and rest[0][0] is not None:
         index = rest[0][0]
-        lost = index.ndim if index.dtype == torch.bool else 1
-        new = 1 if index.dtype == torch.bool else index.ndim
-        return [a - lost + new for a in axes]
-    return axes if name in KEEP and out.ndim == x.ndim else None
+        n_lost = index.ndim if index.dtype == torch.bool else 1
+        n_new = out.ndim - x.ndim + n_lost
+        return [*axes_of(out.shape[:n_new]), *axes[n_lost:]]
+    return _resized(axes, out) if name in KEEP and out.ndim == x.ndim else None
 
 
-def _without(axes: Iterable[int], gone: Iterable[int]) -> list[int] | None:
-    """Renumber axes when others have gone."""
-    gone = set(gone)
-    rest = [a - sum(g < a for g in gone) for a in axes if a not in gone]
-    return rest or None
-
-
-def _reshaped(
-    old: tuple[int, ...], new: tuple[int, ...], axes: tuple[int, ...]
-) -> list[int] | None:
-    """Find where axes are in another shape: those that are joined or split, as a whole."""
-    if 0 in old:
-        return None
-    found, i, j = [], 0, 0
-    while i < len(old) or j < len(new):
-        before, after = [], []
-        left = right = 1
-        while True:
-            if i < len(old) and (left <= right):
-                before.append(i)
-                left, i = left * old[i], i + 1
-            elif j < len(new):
-                after.append(j)
-                right, j = right * new[j], j + 1
-            else:
-                break
-            if left == right and before and after:
-                break
-        ours = [a for a in before if a in axes and old[a] > 1]
-        others = [a for a in before if a not in axes and old[a] > 1]
-        if ours and others:
+def _resized(axes: Iterable[Axis], out: Tensor) -> list[Axis] | None:
+    """Give axes other sizes; None if units are mixed with samples in one of them."""
+    found: list[Axis] = []
+    for axis, n in zip(axes, out.shape, strict=True):
+        if _size(axis) == n:
+            found.append(axis)
+        elif len({unit for size, unit in axis if size > 1}) > 1:
             return None
-        if ours or (not others and any(a in axes for a in before)):
-            found += after
-    return found or None
+        else:
+            found.append(((n, any(unit for _, unit in axis)),))
+    return found
+
+
+def _alike(axes: Iterable[Axis], others: Iterable[Axis]) -> bool:
+    """Tell if two tensors hold units on the same axes."""
+    return all(
+        {unit for _, unit in axis} == {unit for _, unit in other}
+        for axis, other in zip(axes, others, strict=True)
+    )
+
+
+def _reshaped(axes: Iterable[Axis], shape: Iterable[int]) -> list[Axis] | None:
+    """Join and split axes to another shape; None if one does not come out even."""
+    parts = [part for axis in axes for part in axis if part[0] != 1]
+    found: list[Axis] = []
+    for n in shape:
+        axis: list[tuple[int, bool]] = []
+        while (left := n // max(1, _size(tuple(axis)))) > 1:
+            if not parts:
+                return None
+            size, unit = parts.pop(0)
+            if left % size and size % left:
+                return None
+            if size > left:
+                parts.insert(0, (size // left, unit))
+            axis.append((min(size, left), unit))
+        found.append(tuple(axis) or ((1, False),))
+    return found
 
 
 def judge(model: nn.Module, passes: Iterable[Any]) -> Judge:

@@ -219,7 +219,7 @@ def silent_rows(made: Made, *names: str) -> Made:
 
 
 def steep_gates(made: Made) -> Made:
-    """Make some gates v of EvoNorm so large that sigmoid(v * x) is flat; x * sigmoid(v * x) isn't."""
+    """Make some gates v of EvoNorm large: sigmoid(v * x) is flat, x * sigmoid(v * x) is not."""
     for path, parameter in made[0].named_parameters():
         if path.endswith(".v"):
             parameter.data[: len(parameter) // 4] = 1e8
