@@ -13,8 +13,7 @@ from __future__ import annotations
 from companion.detection.census import census
 from companion.detection.diagnosis import Diagnosis, Finding, diagnose
 from companion.detection.report import LayerReport, UnitReport
-from companion.detection.session import Watch
-from companion.detection.watching import watch
+from companion.detection.session import Watch, watch
 
 __all__ = [
     "Diagnosis", "Finding", "LayerReport", "UnitReport", "Watch", "census", "diagnose", "watch",

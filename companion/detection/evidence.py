@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from companion.detection.census import as_before
-from companion.detection.hooks import bare
+from companion.untouched import untouched
+from companion.detection.session import bare
 from companion.detection.rounding import tied
 from companion.detection.rules import module_rule
 
@@ -176,7 +176,7 @@ def _called(model: nn.Module, inputs: Any) -> list[_Call]:
         called = name if count[name] == 1 else f"{name} ({count[name]})"
         calls.append(_Call(_kind(module), called, module, x, z))
 
-    with as_before(model), ExitStack() as hooks, torch.no_grad():
+    with untouched(model), ExitStack() as hooks, torch.no_grad():
         model.eval()
         for name, module in model.named_modules():
             if _holds_others(module):

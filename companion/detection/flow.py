@@ -1,0 +1,382 @@
+"""Follow the tensors of a forward pass: where the units are, and which calls are an activation.
+
+A `Flow` sees every function of PyTorch that runs while it is entered, those inside modules as well.
+Of each tensor it knows on which axes its units and its samples are, since what made it tells (a
+linear layer, a convolution) and what moves axes is followed. And it knows of which other tensor it
+is an elementwise function, and which function: so a SiLU that is written x * sigmoid(x) is judged
+as one activation, by its own derivative, and not by the sigmoid within it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from companion.detection.rules import FUNCTIONS, Rule, function_rule, own_rule
+from companion.detection.trails import Trail, made
+
+__all__ = ["Call", "Flow"]
+
+_ALIASES = {
+    "special_expit": "sigmoid", "clip": "clamp", "clamp_min": "clamp", "clamp_max": "clamp",
+    "true_divide": "div", "divide": "div", "multiply": "mul", "subtract": "sub",
+    "__rsub__": "sub", "__rdiv__": "rdiv", "__rpow__": "pow",
+}  # fmt: skip
+_LINES = {
+    "add", "sub", "mul", "div", "neg", "positive", "to", "type", "type_as", "float", "double",
+    "half", "bfloat16", "clone", "detach", "contiguous",
+}  # fmt: skip
+"""Elementwise functions that are lines, where all arguments but one are constants."""
+_BENDS = {
+    "abs", "pow", "square", "sqrt", "rsqrt", "exp", "expm1", "exp2", "log", "log1p", "sin", "cos",
+    "atan", "erf", "erfc", "reciprocal", "rdiv", "sign", "gt", "lt", "ge", "le", "where", "bool",
+    "maximum", "minimum", "max", "min",
+}  # fmt: skip
+"""Elementwise functions that are no activation alone, but may be one together."""
+_CLAMPS = {"clamp", "maximum", "minimum", "max", "min"}
+"""Activations only behind a layer: elsewhere they keep a number in its bounds."""
+_TWO = {"max", "min", "where", "maximum", "minimum"}
+"""Of these, the forms with one tensor reduce it, or look for places."""
+_RECURRENT = {"rnn_relu": "relu", "rnn_tanh": "tanh"}
+_BY_OUTPUT = {
+    "relu", "relu6", "hardtanh", "hardsigmoid", "clamp", "hardshrink", "softshrink", "sigmoid",
+    "tanh",
+}  # fmt: skip
+"""Activations that are judged by their output, so that it does no harm if they work in place."""
+_DULL = {
+    "size", "dim", "numel", "nelement", "ndimension", "stride", "is_contiguous", "data_ptr",
+    "is_floating_point", "is_complex", "element_size", "get_device", "__len__", "__repr__",
+    "__hash__", "__format__", "requires_grad_", "register_hook", "is_same_size", "storage_offset",
+}  # fmt: skip
+"""What asks about a tensor, and does nothing with its numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A call of an activation, with what came in and what went out."""
+
+    kind: str
+    rule: Rule
+    z: Tensor
+    h: Tensor
+    trail: Trail  #: of z
+    path: str  #: of the module that made the call
+    place: int  #: in the order of calls
+    whole: bool = False  #: whether the activation is all that this module does
+
+    @property
+    def name(self) -> str:
+        """Name of its layer in a report."""
+        return self.path if self.whole else f"{self.path}.{self.kind}()".removeprefix(".")
+
+
+@dataclass(frozen=True, eq=False)
+class _Formula:
+    """An elementwise function of one tensor."""
+
+    root: Tensor
+    run: Callable[[Tensor], Any]
+    calls: tuple[Call, ...] = ()  #: the activations in it that are not judged yet
+    n_bends: int = 0  #: other functions in it that are no lines
+    joined: bool = False  #: whether it joins two functions of the root, as x * sigmoid(x) does
+    judged: bool = False  #: whether an activation in it has been judged
+
+    @property
+    def own(self) -> bool:
+        """Whether it is an activation that is put together from parts."""
+        bent = bool(self.calls) or self.n_bends > 0 or self.judged
+        return (self.joined and bent) or self.n_bends > 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A call of an elementwise function, before it is made."""
+
+    formula: _Formula  #: of what it will return
+    z: Tensor  #: what it is called on
+    trail: Trail  #: of that
+
+
+class Flow(TorchFunctionMode):
+    """What is known of one forward pass; `judge` is told of each activation, once it is whole."""
+
+    def __init__(
+        self,
+        makers: Mapping[int, str],
+        judge: Callable[[Call], None],
+        failed: Callable[[str, Exception], None],
+        *,
+        batch_first: bool = True,
+    ) -> None:
+        super().__init__()
+        self.makers, self.judge, self.failed = makers, judge, failed
+        self.batch_first = batch_first
+        self.path: list[str] = [""]
+        self.muted = 0  # how many modules that are activations run at present
+        self._place = 0
+        self._trails: dict[int, tuple[weakref.ref[Tensor], Trail]] = {}
+        self._formulas: dict[int, _Formula] = {}  # of tensors that have a trail
+        self._pending: dict[int, tuple[Tensor, _Formula]] = {}  # not judged yet
+
+    # ---- what is known of a tensor --------------------------------------------------------------
+
+    def trail(self, t: Tensor) -> Trail:
+        """Return it; of one that comes from outside, the samples are on the first axis."""
+        found = self._trails.get(id(t))
+        if found is not None:
+            return found[1]
+        axis = 0 if self.batch_first or t.ndim < 2 else 1
+        return Trail(None, axis, t.shape[axis]) if t.ndim else Trail(None, None, 1)
+
+    def note(self, t: Tensor, trail: Trail) -> None:
+        """Keep it as long as the tensor lives."""
+        key = id(t)
+
+        def forget(_: Any, trails: Any = self._trails, formulas: Any = self._formulas) -> None:
+            trails.pop(key, None)
+            formulas.pop(key, None)
+
+        self._trails[key] = (weakref.ref(t, forget), trail)
+        self._formulas.pop(key, None)
+
+    # ---- every function of PyTorch --------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a function as it would have run, with a look before and after."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            name = getattr(getattr(func, "__self__", None), "__name__", "")
+            name = name if name in {"T", "mT", "H", "mH"} else "size"
+        if self.muted or name in _DULL or torch.compiler.is_compiling():
+            return func(*args, **kwargs)
+        name, in_place = _plain(name, args, kwargs)
+        given: list[Tensor] = []
+        step = None
+        try:
+            with torch._C.DisableTorchFunction():
+                given = [*tensors_in((args, kwargs))]
+                step = self._before(func, name, args, kwargs, given, in_place)
+        except Exception as error:
+            self.failed(self.path[-1], error)
+        output = func(*args, **kwargs)
+        try:
+            with torch._C.DisableTorchFunction():
+                self._after(func, name, args, kwargs, given, [*tensors_in(output)], step)
+        except Exception as error:
+            self.failed(self.path[-1], error)
+        return output
+
+    def _before(
+        self, func: Any, name: str, args: Any, kwargs: Any, given: list[Tensor], in_place: bool
+    ) -> _Step | None:
+        """Judge what goes no further; say what the call computes, if it is elementwise."""
+        if in_place and given:
+            self.overwritten(given[0])
+        step = None
+        elementwise = name in FUNCTIONS or (name in _LINES | _BENDS and not in_place)
+        if elementwise and given and (name not in _TWO or len(args) + len(kwargs) > 1 < len(given)):
+            operands = given[:1]
+            if name not in FUNCTIONS or name == "clamp":
+                same = [t.numel() == 1 or self.trail(t).filled for t in given]
+                operands = [t for t, no in zip(given, same, strict=True) if not no] or operands
+            step = self._step(func, args, kwargs, operands, name, in_place)
+        if step is None:
+            for t in given:
+                self._settle(t)
+        elif name in _BENDS - _CLAMPS or (name == "div" and args[1] is step.z):
+            formula = replace(step.formula, n_bends=step.formula.n_bends + 1)
+            step = replace(step, formula=formula)
+        return step
+
+    def _step(
+        self, func: Any, args: Any, kwargs: Any, operands: list[Tensor], name: str = "",
+        in_place: bool = False,
+    ) -> _Step | None:  # fmt: skip
+        """Put a call together with what its operands are, if all are functions of one tensor."""
+        trail = self.trail(operands[0])
+        z = operands[0].detach().clone() if in_place and name not in _BY_OUTPUT else operands[0]
+        parts = [self._formulas.get(id(t)) or _Formula(t, _identity) for t in operands]
+        if in_place and parts[0].root is operands[0]:
+            parts[0] = _Formula(z, _identity)
+        root = parts[0].root
+        if any(part.root is not root for part in parts):
+            return None
+        runs = {id(t): part.run for t, part in zip(operands, parts, strict=True)}
+        holes = [runs.get(id(a), a) for a in args]
+        named = {key: runs.get(id(a), a) for key, a in kwargs.items()}
+
+        def run(z: Tensor) -> Any:
+            def fill(a: Any) -> Any:
+                return a(z).clone() if any(a is part for part in runs.values()) else a
+
+            return func(*map(fill, holes), **{key: fill(a) for key, a in named.items()})
+
+        calls = {call.place: call for part in parts for call in part.calls}
+        formula = _Formula(
+            root, run, tuple(calls.values()),
+            n_bends=sum(part.n_bends for part in parts),
+            joined=len(operands) > 1 or any(part.joined for part in parts),
+            judged=any(part.judged for part in parts),
+        )  # fmt: skip
+        return _Step(formula, z, trail)
+
+    def _after(
+        self, func: Any, name: str, args: Any, kwargs: Any, given: list[Tensor],
+        outputs: list[Tensor], step: _Step | None,
+    ) -> None:  # fmt: skip
+        """Note where units are in what was returned, and what it is a function of."""
+        if not outputs:
+            return
+        trails = [self.trail(t) for t in given]
+        found = made(func, name, args, kwargs, given, trails, outputs, self.makers)
+        for t, trail in zip(outputs, found, strict=True):
+            self.note(t, trail)
+        if name in _RECURRENT:  # of several layers, the last puts this out
+            rule, h = function_rule(_RECURRENT[name]), outputs[0]
+            self.judge(Call(rule.kind, rule, h, h, found[0], self.path[-1], self._next(), True))
+        if step is None or not outputs[0].is_floating_point():
+            if step is not None:
+                self._formulas[id(outputs[0])] = step.formula
+            return
+        rule = None
+        if name in FUNCTIONS or name in _CLAMPS:
+            rule = _rule(func, name, args, kwargs, step)
+        self._extend(outputs[0], step, rule)
+
+    # ---- activations ----------------------------------------------------------------------------
+
+    def module(
+        self, path: str, rule: Rule, function: Callable[[Tensor], Any], z: Tensor, h: Tensor,
+        given: Tensor,
+    ) -> None:  # fmt: skip
+        """Note a module that is an activation: z, a copy of what was given, went in; h came out."""
+        trail, in_place = self.trail(given), h is given
+        if not in_place:
+            z = given
+        elif z is not given:
+            self.note(z, trail)
+            if (part := self._formulas.get(id(given))) is not None and part.root is not given:
+                self._formulas[id(z)] = part
+        step = self._step(function, (z,), {}, [z])
+        self.note(h, trail)
+        if step is not None:
+            self._extend(h, replace(step, trail=trail), rule, path)
+
+    def _extend(self, t: Tensor, step: _Step, rule: Rule | None, path: str | None = None) -> None:
+        """Note what a tensor is a function of; it is judged when nothing more is added to it."""
+        formula = step.formula
+        if rule is not None and (rule.kind != "clamp" or step.trail.units is not None):
+            whole, path = path is not None, self.path[-1] if path is None else path
+            call = Call(rule.kind, rule, step.z, t, step.trail, path, self._next(), whole)
+            formula = replace(formula, calls=(*formula.calls, call))
+        self._formulas[id(t)] = formula
+        for key, (_, other) in list(self._pending.items()):
+            if other.root is formula.root and {*other.calls} <= {*formula.calls}:
+                del self._pending[key]
+        if formula.calls or (formula.own and self.trail(formula.root).units is not None):
+            self._pending[id(t)] = (t, formula)
+
+    def _next(self) -> int:
+        self._place += 1
+        return self._place
+
+    def left(self, path: str, kind: str, given: Any, output: Any) -> None:
+        """Give the name of a module to an activation that is all that it does."""
+        t, formula = self._pending.get(id(output), (None, None))
+        if t is None or formula is None or formula.root is not given:
+            return
+        if formula.own:
+            run = own_rule(kind, formula.run)
+            trail, place = self.trail(formula.root), self._next()
+            call = Call(kind, run, formula.root, t, trail, path, place, True)
+            formula = replace(formula, calls=(call,), joined=False, n_bends=0, judged=False)
+        elif len(formula.calls) == 1 and not formula.calls[0].whole:
+            formula = replace(formula, calls=(replace(formula.calls[0], path=path, whole=True),))
+        self._pending[id(t)] = (t, formula)
+        self._formulas[id(t)] = formula
+
+    def overwritten(self, t: Tensor) -> None:
+        """Judge whatever needs the numbers of a tensor that is about to change."""
+        for key, (value, formula) in list(self._pending.items()):
+            needed = [value, formula.root, *(x for call in formula.calls for x in (call.z, call.h))]
+            if any(t is x for x in needed):
+                self._settle(self._pending[key][0])
+
+    def _settle(self, t: Tensor) -> None:
+        """Judge what a tensor is, if that is an activation."""
+        _, formula = self._pending.pop(id(t), (None, None))
+        if formula is None:
+            return
+        calls = formula.calls
+        if formula.own:
+            rule, trail = own_rule("composed", formula.run), self.trail(formula.root)
+            place = min((call.place for call in calls), default=0) or self._next()
+            calls = (Call(rule.kind, rule, formula.root, t, trail, self.path[-1], place),)
+        for call in calls:
+            self.judge(call)
+        self._formulas[id(t)] = replace(formula, calls=(), n_bends=0, judged=True)
+
+    def finish(self) -> None:
+        """Judge what is left at the end of the pass."""
+        with torch._C.DisableTorchFunction():
+            for t, _ in list(self._pending.values()):
+                self._settle(t)
+
+
+def tensors_in(thing: Any) -> Iterator[Tensor]:
+    """Find the tensors in arguments or results, in their order."""
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, tuple | list):
+        for part in thing:
+            yield from tensors_in(part)
+    elif isinstance(thing, Mapping):
+        for part in thing.values():
+            yield from tensors_in(part)
+
+
+def _plain(name: str, args: Any, kwargs: Mapping[str, Any]) -> tuple[str, bool]:
+    """Take off a name what says that it works in place, and make aliases one."""
+    in_place = bool(kwargs.get("inplace")) or name.startswith("__i") or name == "__setitem__"
+    if name.endswith("_") and not name.endswith("__"):
+        name, in_place = name[:-1], True
+    name = _ALIASES.get(name, name)
+    if name in FUNCTIONS and any(a is True for a in args[1:]):
+        in_place = True
+    return name, in_place
+
+
+def _rule(func: Any, name: str, args: Any, kwargs: Mapping[str, Any], step: _Step) -> Rule:
+    """Return the rule of a call of an activation."""
+    rest, options = args[1:], dict(kwargs)
+    if getattr(func, "__name__", "").rstrip("_") == "clamp_max" and rest:
+        rest, options = (), {"max": rest[0]}
+    bounds = [*rest, *options.values()]
+    if name in _CLAMPS and (name != "clamp" or any(isinstance(a, Tensor) for a in bounds)):
+        return own_rule("clamp", _on(func, args, kwargs, step.z))
+    return function_rule(name, rest, options)
+
+
+def _on(func: Any, args: Any, kwargs: Mapping[str, Any], z: Tensor) -> Callable[[Tensor], Any]:
+    """Return a function of one of the arguments."""
+
+    def run(t: Tensor) -> Any:
+        def swap(a: Any) -> Any:
+            return t if a is z else a
+
+        return func(*map(swap, args), **{key: swap(a) for key, a in kwargs.items()})
+
+    return run
+
+
+def _identity(z: Tensor) -> Tensor:
+    return z
