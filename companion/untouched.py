@@ -133,7 +133,7 @@ def _tensor(t: Tensor) -> Callable[[], object]:
         if t.shape != data.shape or t.dtype != data.dtype or t.data_ptr() != data.data_ptr():
             t.data = data
         if t.is_sparse or not torch.equal(t, values):
-            with torch.inference_mode(t.is_inference()):
+            with torch.inference_mode(t.is_inference()), torch.no_grad():
                 t.copy_(values)
         if t.is_leaf and (t.requires_grad is not flag or t.grad is not gradient):
             t.requires_grad_(flag)

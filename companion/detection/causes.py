@@ -102,7 +102,7 @@ def _scale(source: Evidence) -> str:
 
 def _guessed(dead: np.ndarray, before: LayerReport | None, source: Evidence) -> list[Cause]:
     """Decide by biases and weights alone."""
-    r = 1.0 if before is None else float(np.sqrt(np.mean(before.rms**2)))
+    r = 1.0 if before is None else float(np.sqrt(np.mean(before.mean_abs**2)))
     if source.bias is not None:
         low = dead & (source.bias < 0) & (-source.bias >= source.norms * r)
         if 2 * low.sum() >= dead.sum():
@@ -118,7 +118,7 @@ def _guessed(dead: np.ndarray, before: LayerReport | None, source: Evidence) -> 
         part = source.fan @ before.mean
         down = dead & (part < 0) & (part <= bias)
         if 2 * down.sum() >= dead.sum():
-            offset = float(np.sum(before.mean**2) / np.sum(before.rms**2))
+            offset = float(np.sum(before.mean**2) / np.sum(before.mean_abs**2))
             text = f"{share(down, dead)} dead units are pulled down by the mean of {before.name!r}"
             text += f", in the middle by {-np.median(part[down]):.2g}"
             return [(_of_the_mean(source, offset), [text, _scale(source)])]

@@ -193,6 +193,8 @@ def _batches(loader: Any, batch_size: int, progress: bool | None) -> Iterable[An
         x = as_tensor("loader", loader)
         if x.ndim < 1:
             raise ValueError("loader must be of shape (n, ...), not a single number")
+        if x.layout != torch.strided:
+            raise ValueError(f"loader must be dense, not {x.layout}")
         loader = x.split(batch_size) if len(x) else ()
     if not isinstance(loader, Iterable) or isinstance(loader, str | bytes | Mapping):
         raise TypeError(f"loader must be an array or give batches, not {type(loader).__name__}")

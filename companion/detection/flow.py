@@ -10,6 +10,7 @@ as one activation, by its own derivative, and not by the sigmoid within it.
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +27,7 @@ __all__ = ["Call", "Flow"]
 _ALIASES = {
     "special_expit": "sigmoid", "clip": "clamp", "clamp_min": "clamp", "clamp_max": "clamp",
     "true_divide": "div", "divide": "div", "multiply": "mul", "subtract": "sub",
-    "__rsub__": "sub", "__rdiv__": "rdiv", "__rpow__": "pow",
+    "__rsub__": "sub", "__rdiv__": "rdiv", "__rpow__": "pow", "_threshold": "threshold", "log_sigmoid": "logsigmoid",
 }  # fmt: skip
 _LINES = {
     "add", "sub", "mul", "div", "neg", "positive", "to", "type", "type_as", "float", "double",
@@ -61,19 +62,12 @@ _DULL = {
 class Call:
     """A call of an activation, with what came in and what went out."""
 
-    kind: str
     rule: Rule
     z: Tensor
     h: Tensor
     trail: Trail  #: of z
-    path: str  #: of the module that made the call
     place: int  #: in the order of calls
-    whole: bool = False  #: whether the activation is all that this module does
-
-    @property
-    def name(self) -> str:
-        """Name of its layer in a report."""
-        return self.path if self.whole else f"{self.path}.{self.kind}()".removeprefix(".")
+    name: str  #: of its layer in a report
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +114,7 @@ class Flow(TorchFunctionMode):
         self.path: list[str] = [""]
         self.muted = 0  # how many modules that are activations run at present
         self._place = 0
+        self._names: Counter[str] = Counter()
         self._trails: dict[int, tuple[weakref.ref[Tensor], Trail]] = {}
         self._formulas: dict[int, _Formula] = {}  # of tensors that have a trail
         self._pending: dict[int, tuple[Tensor, _Formula]] = {}  # not judged yet
@@ -180,6 +175,8 @@ class Flow(TorchFunctionMode):
     ) -> _Step | None:
         """Judge what goes no further; say what the call computes, if it is elementwise."""
         if in_place and given:
+            if name in _LINES and (step := self._into_root(func, args, kwargs, given)) is not None:
+                return step
             self.overwritten(given[0])
         step = None
         elementwise = name in FUNCTIONS or (name in _LINES | _BENDS and not in_place)
@@ -196,6 +193,22 @@ class Flow(TorchFunctionMode):
             formula = replace(step.formula, n_bends=step.formula.n_bends + 1)
             step = replace(step, formula=formula)
         return step
+
+    def _into_root(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> _Step | None:
+        """Put together x.mul_(sigmoid(x)) and its like, which overwrite what they are of."""
+        formulas = [self._formulas.get(id(t)) for t in given[1:]]
+        if not any(part is not None and part.root is given[0] for part in formulas):
+            return None
+        step = self._step(func, args, kwargs, given)
+        if step is None:
+            return None
+        before = given[0].detach().clone()
+        self.note(before, step.trail)
+        for key, (_, other) in list(self._pending.items()):
+            if other.root is given[0] and {*other.calls} <= {*step.formula.calls}:
+                del self._pending[key]
+        self.overwritten(given[0])
+        return replace(step, formula=replace(step.formula, root=before))
 
     def _step(
         self, func: Any, args: Any, kwargs: Any, operands: list[Tensor], name: str = "",
@@ -242,7 +255,7 @@ class Flow(TorchFunctionMode):
             self.note(t, trail)
         if name in _RECURRENT:  # of several layers, the last puts this out
             rule, h = function_rule(_RECURRENT[name]), outputs[0]
-            self.judge(Call(rule.kind, rule, h, h, found[0], self.path[-1], self._next(), True))
+            self.judge(self._call(rule, h, h, found[0], self.path[-1]))
         if step is None or not outputs[0].is_floating_point():
             if step is not None:
                 self._formulas[id(outputs[0])] = step.formula
@@ -275,8 +288,7 @@ class Flow(TorchFunctionMode):
         """Note what a tensor is a function of; it is judged when nothing more is added to it."""
         formula = step.formula
         if rule is not None and (rule.kind != "clamp" or step.trail.units is not None):
-            whole, path = path is not None, self.path[-1] if path is None else path
-            call = Call(rule.kind, rule, step.z, t, step.trail, path, self._next(), whole)
+            call = self._call(rule, step.z, t, step.trail, path)
             formula = replace(formula, calls=(*formula.calls, call))
         self._formulas[id(t)] = formula
         for key, (_, other) in list(self._pending.items()):
@@ -285,22 +297,27 @@ class Flow(TorchFunctionMode):
         if formula.calls or (formula.own and self.trail(formula.root).units is not None):
             self._pending[id(t)] = (t, formula)
 
-    def _next(self) -> int:
+    def _call(self, rule: Rule, z: Tensor, h: Tensor, trail: Trail, whole: str | None) -> Call:
+        """Name a call: by the module that does nothing else, or by the one that made it."""
+        name = f"{self.path[-1]}.{rule.kind}()".removeprefix(".") if whole is None else whole
         self._place += 1
-        return self._place
+        self._names[name] += 1
+        count = self._names[name]
+        return Call(rule, z, h, trail, self._place, name if count == 1 else f"{name} ({count})")
 
     def left(self, path: str, kind: str, given: Any, output: Any) -> None:
         """Give the name of a module to an activation that is all that it does."""
         t, formula = self._pending.get(id(output), (None, None))
-        if t is None or formula is None or formula.root is not given:
+        if t is None or formula is None or (formula.root is not given and output is not given):
             return
         if formula.own:
-            run = own_rule(kind, formula.run)
-            trail, place = self.trail(formula.root), self._next()
-            call = Call(kind, run, formula.root, t, trail, path, place, True)
+            rule = own_rule(kind, formula.run)
+            call = self._call(rule, formula.root, t, self.trail(formula.root), path)
             formula = replace(formula, calls=(call,), joined=False, n_bends=0, judged=False)
-        elif len(formula.calls) == 1 and not formula.calls[0].whole:
-            formula = replace(formula, calls=(replace(formula.calls[0], path=path, whole=True),))
+        elif len(formula.calls) == 1 and formula.calls[0].name.endswith(")"):
+            (call,) = formula.calls
+            call = self._call(call.rule, call.z, call.h, call.trail, path)
+            formula = replace(formula, calls=(call,))
         self._pending[id(t)] = (t, formula)
         self._formulas[id(t)] = formula
 
@@ -318,9 +335,8 @@ class Flow(TorchFunctionMode):
             return
         calls = formula.calls
         if formula.own:
-            rule, trail = own_rule("composed", formula.run), self.trail(formula.root)
-            place = min((call.place for call in calls), default=0) or self._next()
-            calls = (Call(rule.kind, rule, formula.root, t, trail, self.path[-1], place),)
+            trail = self.trail(formula.root)
+            calls = (self._call(own_rule("composed", formula.run), formula.root, t, trail, None),)
         for call in calls:
             self.judge(call)
         self._formulas[id(t)] = replace(formula, calls=(), n_bends=0, judged=True)

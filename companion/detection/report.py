@@ -306,8 +306,6 @@ class UnitReport:
         """
         from companion.figures import plot_lines
 
-        if not self.layers:
-            raise ValueError("report has no layer to plot")
         shares = {
             name.replace("_", " "): [100 * getattr(layer, name).mean() for layer in self.layers]
             for name in KINDS

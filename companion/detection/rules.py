@@ -43,6 +43,9 @@ ALWAYS, NEVER = Edges(True), Edges()
 ABOVE_ZERO = Edges(False, ((0.0, False),))
 
 
+_ROUNDED: dict[tuple[float, torch.dtype], float] = {}
+
+
 @dataclass(frozen=True, eq=False)
 class Rule:
     """How one activation is judged."""
@@ -56,6 +59,17 @@ class Rule:
     nonnegative: bool = False  #: if |h| is h
     silent: float | None = None  #: what a dead unit puts out, if that is certain
     slope: Tensor | None = None  #: below the edge, if it is learned: one number, or one per unit
+
+    def __post_init__(self) -> None:
+        for edges in (self.active, self.steep, self.upper):
+            for level, _ in edges.at if edges is not None and self.of == "h" else ():
+                for dtype in (torch.float32, torch.float16, torch.bfloat16):
+                    if (level, dtype) not in _ROUNDED:
+                        _ROUNDED[level, dtype] = torch.tensor(level, dtype=dtype).item()
+
+    def level(self, level: float, dtype: torch.dtype) -> float:
+        """Give a level the output's precision: clamped at 0.1 in float16 is less than 0.1."""
+        return _ROUNDED.get((level, dtype), level) if self.of == "h" else level
 
 
 def _between(low: float, high: float) -> Edges:
@@ -179,7 +193,7 @@ def own_rule(kind: str, function: Callable[[Tensor], Any]) -> Rule:
 def _of_the_book(module: Any, known: Activation) -> Rule:
     name, options = known.name, known.parameters | module.options
     if name == "identity":
-        return Rule(name, "h", ALWAYS, ALWAYS, ABOVE_ZERO, piecewise=True)
+        return Rule(name, "h", ALWAYS, piecewise=True)
     if name == "prelu":
         return _leaky(name, getattr(module, "slope", options["slope"]))
     if name in FUNCTIONS and options.keys() <= FUNCTIONS[name].keys():

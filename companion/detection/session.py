@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -176,7 +175,12 @@ class Watch:
             names = [layer.name for layer in layers]
             if wrong := [name for name in self.axis if name not in names]:
                 raise ValueError(f"axis must name layers of {names}, not {wrong[0]!r}")
-        return UnitReport(layers, (*self.notes, *_unseen(self.model)), example=self.example)
+        notes = [*self.notes, *_unseen(self.model)]
+        if self._in_compiled.used:
+            notes.append(
+                "in compiled code modules were seen, and functions such as F.relu were not"
+            )
+        return UnitReport(layers, tuple(notes), example=self.example)
 
     def history(self) -> dict[str, np.ndarray]:
         """Return the share of dead units on each pass that was looked at, by layer.
@@ -314,8 +318,11 @@ class Watch:
         sequence_first = getattr(module, "batch_first", None) is False
 
         def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            if torch.compiler.is_compiling():
+                self._in_compiled.used = True
+                return
             here: _Pass | None = getattr(self._here, "now", None)
-            if torch.compiler.is_compiling() or here is None:
+            if here is None:
                 return
             here.flow.path.append(name)
             first = next(tensors_in((args, kwargs)), None)
@@ -325,8 +332,10 @@ class Watch:
                 here.flow.note(first, replace(trail, batch=axis, n=first.shape[axis]))
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
+            if torch.compiler.is_compiling():
+                return
             here: _Pass | None = getattr(self._here, "now", None)
-            if torch.compiler.is_compiling() or here is None or len(here.flow.path) < 2:
+            if here is None or len(here.flow.path) < 2:
                 return
             here.flow.path.pop()
             given = here.given.pop()
@@ -341,9 +350,7 @@ class Watch:
 
     def _judge(self, here: _Pass, call: Call) -> None:
         """Count an activation, under the name that it has in the report."""
-        name = call.name or type(self.model).__name__
-        here.calls[name] += 1
-        label = name if here.calls[name] == 1 else f"{name} ({here.calls[name]})"
+        label = call.name
         if label in self._broken:
             return
         if torch._C._functorch.is_functorch_wrapped_tensor(call.h):
@@ -383,7 +390,6 @@ class _Pass:
 
     number: int
     mask: Tensor | None
-    calls: Counter[str] = field(default_factory=Counter)
     given: list[Tensor | None] = field(default_factory=list)
     shares: dict[str, Tensor] = field(default_factory=dict)
     flow: Any = None
@@ -393,6 +399,7 @@ class _InCompiled:
     """The same within `torch.compile`, where only modules can be seen, and nothing may branch."""
 
     def __init__(self) -> None:
+        self.used = False
         self.passes: Tensor | None = None
         self.gate: Tensor | None = None
         self.on = False
@@ -401,7 +408,7 @@ class _InCompiled:
 
     def start(self, on: bool, every: int) -> None:
         """Begin a pass; `gate` is 1 if it is looked at, and known on the device only."""
-        self.on = on
+        self.used, self.on = True, on
         self.calls.clear()
         if on and self.passes is not None:
             self.gate = (self.passes % every == 0).double()

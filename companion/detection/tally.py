@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
@@ -82,7 +81,7 @@ class Tally:
         rule, n_values = self.rule, h.numel() // self.n_units
         dims = [axis for axis in range(h.ndim) if axis not in units]
         on = {"z": z, "h": h}[rule.of] if isinstance(rule.of, str) else rule.of(z)
-        own = on.dtype if rule.of == "h" else torch.float64
+        own = on.dtype
         on, h = _wide(on), _wide(h)
         found = {"active": self._count_where(rule.active, on, own, dims, n_values)}
         for name, edges in (("steep", rule.steep), ("upper", rule.upper)):
@@ -90,9 +89,10 @@ class Tally:
                 found[name] = self._count_where(edges, on, own, dims, n_values)
         if rule.slope is not None:
             upper = found["upper"] = found["active"]
-            size = rule.slope.to(h.dtype).abs()
+            size = rule.slope.abs()
+            flat = torch.full_like(size, FLAT)  # rounded as the slope is
             found["active"] = upper + (n_values - upper) * (size != 0)
-            found["steep"] = upper + (n_values - upper) * (size > FLAT)
+            found["steep"] = upper + (n_values - upper) * (size > flat)
         found["total"] = _sum(h, dims)
         if not rule.nonnegative:
             found["size"] = _sum(h.abs(), dims)
@@ -108,9 +108,8 @@ class Tally:
                     self.sums[name] = _new(end).sub_(torch.inf)
                 torch.maximum(self.sums[name], end, out=self.sums[name])
 
-    @staticmethod
     def _count_where(
-        edges: Edges, t: Tensor, dtype: torch.dtype, dims: list[int], n_values: int
+        self, edges: Edges, t: Tensor, dtype: torch.dtype, dims: list[int], n_values: int
     ) -> Tensor:
         """Count, for each unit, the values at which a condition holds."""
         shape = [n for axis, n in enumerate(t.shape) if axis not in dims]
@@ -118,7 +117,7 @@ class Tally:
         sign = -1 if edges.start else 1
         for level, closed in edges.at:
             if abs(level) < float("inf"):
-                beyond = _sum(_beyond(t, _rounded(level, dtype), closed), dims)
+                beyond = _sum(_beyond(t, self.rule.level(level, dtype), closed), dims)
                 count = sign * beyond if count is None else count.add_(beyond, alpha=sign)
             elif level < 0:
                 count = t.new_full(shape, float(n_values))
@@ -169,12 +168,6 @@ def _size(t: Tensor, axes: tuple[int, ...]) -> int:
 def _wide(t: Tensor) -> Tensor:
     """Give single precision to what has half: bfloat16 cannot count to 257."""
     return t.float() if t.dtype in {torch.float16, torch.bfloat16} else t
-
-
-@cache
-def _rounded(level: float, dtype: torch.dtype) -> float:
-    """Give a level the precision of a tensor: what is clamped at 0.1 in float16 is less than 0.1."""
-    return torch.tensor(level, dtype=dtype).item()
 
 
 def _beyond(t: Tensor, level: float, closed: bool) -> Tensor:
