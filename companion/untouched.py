@@ -98,7 +98,7 @@ def _keep(thing: Any, seen: set[int], undo: list[Callable[[], object]]) -> None:
         inside = items
     elif isinstance(thing, set):
         members = set(thing)
-        undo.append(lambda: (thing.clear(), thing.update(members)))
+        undo.append(lambda: thing.symmetric_difference_update(thing ^ members))
     elif isinstance(thing, tuple):
         inside = [*thing]
     elif isinstance(thing, SimpleNamespace) or dataclasses.is_dataclass(thing):

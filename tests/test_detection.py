@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -538,6 +539,381 @@ def test_a_branch_that_is_not_always_taken():
     assert census(Sometimes(), batches[1:2]).names == ["a"]
 
 
+# --- models that nobody here wrote ----------------------------------------------------------------
+
+
+class Forward(nn.Module):
+    """Modules by name, and what to do with them."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.function = forward
+
+    def forward(self, *args, **kwargs):
+        return self.function(self, *args, **kwargs)
+
+
+def swish(z):
+    return z * torch.sigmoid(z)
+
+
+def gelu_by_hand(z):
+    return 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+
+
+def hard_swish_in_place(z):
+    return z * functional.relu6(z + 3, inplace=True) / 6
+
+
+def elu_by_hand(z):
+    return torch.where(z > 0, z, torch.exp(z) - 1)
+
+
+def softplus_by_hand(z):
+    return torch.log(1 + torch.exp(z))
+
+
+COMPOSED = [
+    (swish, functional.silu),
+    (lambda z: torch.sigmoid(z).mul_(z), functional.silu),
+    (lambda z: z.mul_(z.sigmoid()), functional.silu),
+    (lambda z: z / (1 + torch.exp(-z)), functional.silu),
+    (lambda z: z * torch.sigmoid(1.702 * z), lambda z: z * torch.sigmoid(1.702 * z)),
+    (gelu_by_hand, lambda z: functional.gelu(z, approximate="tanh")),
+    (lambda z: z * 0.5 * (1.0 + torch.erf(z / 2**0.5)), functional.gelu),
+    (hard_swish_in_place, functional.hardswish),
+    (lambda z: z * nn.ReLU6(inplace=True)(z + 3) / 6, functional.hardswish),
+    (lambda z: z * torch.tanh(functional.softplus(z)), functional.mish),
+    (lambda z: z * functional.softplus(z).tanh(), functional.mish),
+    (elu_by_hand, functional.elu),
+    (softplus_by_hand, functional.softplus),
+    (lambda z: 1 / (1 + torch.exp(-z)), torch.sigmoid),
+    (lambda z: z * (z > 0), torch.relu),
+    (lambda z: torch.where(z > 0, z, 0.0), torch.relu),
+    (lambda z: (z + z.abs()) / 2, lambda z: (z + z.abs()) / 2),
+]
+
+
+@pytest.mark.parametrize(("by_hand", "function"), COMPOSED)
+@pytest.mark.parametrize("as_module", [False, True])
+def test_an_activation_written_by_hand_is_judged_as_a_whole(by_hand, function, as_module):
+    x, layer = inputs(dtype=torch.float64), spread()
+    z = layer(x).detach()
+    slope = np.abs(slopes(function, z))
+    if as_module:
+        net = nn.Sequential(layer, Forward(lambda self, z: by_hand(z)), nn.Linear(25, 2).double())
+    else:
+        net = Forward(
+            lambda self, x: self.b(by_hand(self.a(x))), a=layer, b=nn.Linear(25, 2).double()
+        )
+    report = census(net, x)
+    assert report.names == ["1" if as_module else "composed()"]
+    np.testing.assert_array_equal(report[0].dead, (slope <= 1e-6).all(0))
+    np.testing.assert_array_equal(report[0].saturated, (slope <= 0.01).all(0) & ~report[0].dead)
+    np.testing.assert_allclose(report[0].mean, by_hand(z.clone()).mean(0))
+    assert report[0].made_by == ("0" if as_module else "a")
+    assert report[0].dead.sum() + report[0].saturated.sum() > 0
+
+
+def test_what_is_no_activation_is_none():
+    """Gates are; norms, scales, softmax, masks, distances and residual sums are not."""
+
+    def forward(self, x):
+        h = self.a(x)
+        h = (h - h.mean(-1, keepdim=True)) / (h.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+        weights = torch.exp(h - h.amax(-1, keepdim=True))
+        h = h + h * weights / weights.sum(-1, keepdim=True) + h.softmax(-1) + torch.exp(0.5 * h)
+        self.share = (h > 0).double().mean()
+        norm = x.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        gate = torch.sigmoid(self.b(x))
+        return functional.silu(self.a(x / norm)) * gate * h
+
+    net = Forward(forward, a=nn.Linear(5, 7), b=nn.Linear(5, 7))
+    report = census(net, inputs())
+    assert sorted(report.names) == ["sigmoid()", "silu()"]
+    assert {layer.name: layer.made_by for layer in report} == {"sigmoid()": "b", "silu()": "a"}
+
+
+def test_one_after_another_is_two():
+    net = nn.Sequential(spread(), nn.ReLU(), nn.Tanh())
+    report = census(net, inputs(dtype=torch.float64))
+    z = torch.relu(net[0](inputs(dtype=torch.float64)))
+    assert report.names == ["1", "2"]
+    np.testing.assert_array_equal(report["1"].active, (z > 0).sum(0))
+    np.testing.assert_array_equal(report["2"].dead, (1 - torch.tanh(z) ** 2 <= 1e-6).all(0))
+
+
+@pytest.mark.parametrize("function", [
+    lambda z: z.clamp(min=0), lambda z: z.clamp_(0), lambda z: torch.clip(z, min=0.0),
+    lambda z: torch.maximum(z, torch.zeros_like(z)), lambda z: torch.max(z, z.new_zeros(1)),
+    lambda z: torch.clamp_min(z, 0), lambda z: z.clamp(min=torch.zeros(1)),
+    lambda z: z.clamp(0, 1e9),
+])  # fmt: skip
+def test_a_clamp_behind_a_layer_is_an_activation(function):
+    x, layer = inputs(dtype=torch.float64), spread()
+    report = census(Calls(function, layer), x)
+    assert (report.names, report[0].activation) == (["clamp()"], "clamp")
+    np.testing.assert_array_equal(report[0].dead, (layer(x) <= 0).all(0))
+    assert report[0].constant.sum() == report[0].dead.sum() > 0
+
+
+class LayerNorm2d(nn.LayerNorm):
+    def forward(self, x):
+        x = x.permute(0, 2, 3, 1)
+        x = functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+def silenced(layer, n_dead=5):
+    """Let the first units of a layer never fire."""
+    with torch.no_grad():
+        layer.bias.fill_(9.0)[:n_dead] = -1e3
+    return layer
+
+
+LINEAR, CONV = (lambda: silenced(nn.Linear(8, 16))), (lambda: silenced(nn.Conv2d(3, 16, 3)))
+WHERE = {
+    "transposed behind a linear layer": (
+        lambda: Forward(lambda s, x: s.a(x).transpose(1, 2).relu(), a=LINEAR()), (10, 6, 8), 60),
+    "swapped by its letters": (
+        lambda: Forward(lambda s, x: torch.relu(s.a(x).mT), a=LINEAR()), (10, 6, 8), 60),
+    "permuted behind a convolution": (
+        lambda: Forward(lambda s, x: s.a(x).permute(0, 2, 3, 1).relu(), a=CONV()), (10, 3, 6, 6),
+        160),
+    "a norm over channels": (
+        lambda: nn.Sequential(CONV(), LayerNorm2d(16, elementwise_affine=False), nn.ReLU()),
+        (10, 3, 6, 6), 160),
+    "moved to the front": (
+        lambda: Forward(lambda s, x: s.a(x).movedim(1, 0).relu(), a=CONV()), (10, 3, 6, 6), 160),
+    "positions in one axis": (
+        lambda: Forward(lambda s, x: s.a(x).flatten(2).transpose(1, 2).relu(), a=CONV()),
+        (10, 3, 6, 6), 160),
+    "samples and positions in one axis": (
+        lambda: Forward(lambda s, x: s.a(x).reshape(-1, 16).relu(), a=LINEAR()), (10, 6, 8), 60),
+    "cut in two and put together": (
+        lambda: Forward(lambda s, x: torch.cat(s.a(x).chunk(2, 1), 1).relu(), a=CONV()),
+        (10, 3, 6, 6), 160),
+    "a weight by hand": (
+        lambda: Forward(lambda s, x: (x @ s.w.T + s.b).relu(), w=nn.Parameter(torch.randn(16, 8)),
+                        b=nn.Parameter(torch.tensor([-1e3] * 5 + [0.0] * 11))), (10, 8), 10),
+    "a weight by hand, from the left": (
+        lambda: Forward(lambda s, x: (s.w @ x.T + s.b[:, None]).relu(),
+                        w=nn.Parameter(torch.randn(16, 8)),
+                        b=nn.Parameter(torch.tensor([-1e3] * 5 + [0.0] * 11))), (10, 8), 10),
+    "addmm": (
+        lambda: Forward(lambda s, x: torch.addmm(s.b, x.view(-1, 8), s.w).view(10, 6, 16).relu(),
+                        w=nn.Parameter(torch.randn(8, 16)),
+                        b=nn.Parameter(torch.tensor([-1e3] * 5 + [0.0] * 11))), (10, 6, 8), 60),
+    "einsum": (
+        lambda: Forward(lambda s, x: (torch.einsum("btd,hd->bht", x, s.w) + s.b[:, None]).relu(),
+                        w=nn.Parameter(torch.randn(16, 8)),
+                        b=nn.Parameter(torch.tensor([-1e3] * 5 + [0.0] * 11))), (10, 6, 8), 60),
+    "pooled over positions": (
+        lambda: Forward(lambda s, x: s.a(x).mean((2, 3)).relu(), a=CONV()), (10, 3, 6, 6), 10),
+    "one dimension of positions": (
+        lambda: nn.Sequential(silenced(nn.Conv1d(3, 16, 3)), nn.Dropout(), nn.ReLU()), (10, 3, 8),
+        60),
+    "transposed convolution": (
+        lambda: nn.Sequential(silenced(nn.ConvTranspose2d(3, 16, 3)), nn.ReLU()), (10, 3, 4, 4),
+        360),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_units_are_where_the_layer_made_them(where):
+    make, shape, n_values = WHERE[where]
+    torch.manual_seed(0)
+    layer = census(make(), torch.randn(shape))[0]
+    assert (len(layer), layer.n_seen, layer.n_values) == (16, 10, n_values)
+    assert np.flatnonzero(layer.dead).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("form", ["bmm", "einsum", "matmul"])
+def test_units_of_experts_are_their_own(form):
+    """Four experts of 64 units in one weight are 256 units."""
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(4, 8, 64))
+    bias = torch.zeros(4, 1, 64)
+    bias[1, 0, :3] = -1e3  # three units of the second expert
+    run = {
+        "bmm": lambda s, x: torch.relu(torch.bmm(x, s.w) + bias),
+        "matmul": lambda s, x: torch.relu(x @ s.w + bias),
+        "einsum": lambda s, x: torch.relu(torch.einsum("etd,edh->eth", x, s.w) + bias),
+    }[form]
+    layer = census(Forward(run, w=weight), torch.randn(4, 30, 8))[0]
+    assert (len(layer), layer.n_values) == (256, 30)
+    assert np.flatnonzero(layer.dead).tolist() == [64, 65, 66]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_samples_are_where_layers_say(batch_first):
+    torch.manual_seed(0)
+    shape = (12, 5, 8) if batch_first else (5, 12, 8)
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first)
+    recurrent = nn.RNN(8, 16, nonlinearity="relu", batch_first=batch_first)
+    behind = Forward(lambda s, x: s.b(s.a(x)[0]).relu(), a=nn.LSTM(8, 9, batch_first=batch_first),
+                     b=nn.Linear(9, 16))  # fmt: skip
+    for net in (encoder, recurrent, behind):
+        layer = census(net, [torch.randn(shape)])[0]
+        assert (len(layer), layer.n_seen, layer.n_values) == (16, 12, 60)
+    linear = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
+    layer = census(linear, [torch.randn(shape)], batch_first=batch_first)[0]
+    assert (layer.n_seen, layer.n_values) == (12, 60)
+
+
+def test_a_recurrent_net_counts_what_it_puts_out_and_names_the_rest():
+    torch.manual_seed(0)
+    net = nn.RNN(8, 6, 2, nonlinearity="relu", batch_first=True)
+    x = torch.randn(30, 5, 8)
+    with torch.no_grad():
+        net.bias_ih_l1[2] = -1e3
+    report = census(net, x)
+    assert report.names == ["RNN"]
+    np.testing.assert_array_equal(report[0].active, (net(x)[0] > 0).sum((0, 1)))
+    np.testing.assert_array_equal(report[0].dead, (net(x)[0] == 0).all((0, 1)))
+    assert report[0].dead[2]
+    assert "of its 2 layers only the last counts" in report.notes[0]
+    net = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.LSTM(8, 4))
+    notes = " ".join(census(net, x).notes)
+    assert "'0.self_attn' (MultiheadAttention)" in notes
+    assert "'1' (LSTM): its gates" in notes
+
+
+def test_padding_does_not_count():
+    torch.manual_seed(0)
+    tokens = torch.randint(1, 9, (6, 5))
+    real = torch.arange(5) < torch.tensor([5, 4, 3, 2, 1, 0])[:, None]
+    tokens[~real] = 0
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.b(self.a(input_ids)).relu()
+
+    net = Forward(forward, a=nn.Embedding(9, 4), b=nn.Linear(4, 7))
+    h = net(tokens).detach()[real]
+    batches = [{"input_ids": tokens, "attention_mask": real.long()}]
+    for options in ({}, {"mask": "attention_mask"}, {"mask": lambda input_ids, **_: input_ids > 0}):
+        layer = census(net, batches, **options)[0]
+        assert (layer.n_seen, layer.n_values) == (5, 15)
+        np.testing.assert_array_equal(layer.active, (h > 0).sum(0))
+        np.testing.assert_allclose(layer.mean, h.mean(0), rtol=1e-5)
+    layer = census(net, [{"input_ids": tokens}])[0]
+    assert (layer.n_seen, layer.n_values) == (6, 30)
+    encoder = nn.TransformerEncoderLayer(4, 2, 7, batch_first=True)
+    with watch(encoder.eval()) as watched:
+        encoder(torch.randn(6, 5, 4), src_key_padding_mask=~real)
+    assert watched.report()[0].n_values == 15
+
+
+def test_inputs_may_be_several_or_named():
+    torch.manual_seed(0)
+    two = Forward(lambda s, x, y: s.a(x + y).relu(), a=nn.Linear(5, 7))
+    two.forward = lambda x, y: two.function(two, x, y)
+    x, y = inputs(), inputs(seed=1)
+    for loader in ([(x, y)], [{"x": x, "y": y}], [[x, y, torch.zeros(300)]]):
+        np.testing.assert_array_equal(census(two, loader)[0].active, (two(x, y) > 0).sum(0))
+
+
+def test_in_threads_nothing_is_lost():
+    from concurrent.futures import ThreadPoolExecutor
+
+    net = nn.Sequential(perceptron(), Calls(torch.tanh, nn.Linear(2, 4)))
+    x = inputs(64)
+    expected = census(net, x)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: census(net, x), range(24)):
+            assert same(found, expected)
+    with watch(net) as watched, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: net(x), range(24)))
+    assert watched.report().names == expected.names
+    assert [layer.n_seen for layer in watched.report()] == [24 * 64] * 3
+    assert same(census(net, x), expected)
+
+
+def test_a_watch_never_raises_into_the_loop():
+    class Odd(torch.Tensor):
+        pass
+
+    net = Calls(torch.relu, nn.Linear(5, 7))
+    with watch(net, mask=lambda x: 1 / 0) as watched:
+        net(inputs())
+    with pytest.raises(ValueError, match="the model's inputs: ZeroDivisionError"):
+        watched.report()
+    with watch(net) as watched:
+        torch.vmap(net)(inputs())
+        net(inputs())
+        net(inputs().as_subclass(Odd))
+    assert watched.report()[0].n_seen >= 300
+    assert "vmap" in watched.report().notes[0]
+    batched = Forward(
+        lambda s, x: torch.vmap(s.a)(x).relu(), a=nn.Sequential(nn.Linear(5, 7), nn.ReLU())
+    )
+    with watch(batched) as watched:
+        batched(inputs())
+    assert watched.report().names == ["relu()"]
+    assert "vmap" in watched.report().notes[0]
+
+
+def test_names_are_kept_apart():
+    net = Forward(lambda s, x: getattr(s, "relu (2)")(s.relu(s.relu(x))), relu=nn.ReLU())
+    net.add_module("relu (2)", nn.ReLU())
+    assert census(net, inputs()).names == ["relu", "relu (3)", "relu (2)"]
+
+
+class Wild(nn.Module):
+    """Changes whatever it holds when it is run."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm = nn.Linear(5, 5), nn.BatchNorm1d(5)
+        self.register_buffer("m", torch.zeros(5))
+        self.seen, self.count, self.table = [], 0, {"runs": [0]}
+        self.state, self.array, self.last = torch.zeros(5), np.zeros(5), None
+
+    def forward(self, x):
+        h = functional.batch_norm(self.layer(x), self.m, torch.ones(5), training=True)
+        self.seen.append(h)
+        self.table["runs"].append(1)
+        self.table["new"] = h
+        self.count += 1
+        self.state += h.detach().mean(0)
+        self.array += 1
+        self.last = h
+        self.layer.weight.data.mul_(1.5)
+        self.m = self.m + 1
+        self.norm.train()
+        self.fresh = torch.rand(1)
+        self.layer.register_forward_hook(lambda *_: None)
+        np.random.rand()  # noqa: NPY002
+        if x.shape[0] == 2:
+            raise RuntimeError("within")
+        return torch.relu(self.norm(h))
+
+
+def test_looking_leaves_a_wild_model_as_it_was():
+    torch.manual_seed(0)
+    net = Wild()
+    state = {name: t.clone() for name, t in net.state_dict().items()}
+    buffer, keys = net.m, {name: [*vars(part)] for name, part in net.named_modules()}
+    random = torch.get_rng_state(), np.random.get_state()[2]  # noqa: NPY002
+    for x in (inputs(9), inputs(2)):
+        fails = pytest.raises(ValueError, match="within") if len(x) == 2 else nullcontext()
+        with fails:
+            census(net, x)
+        assert all(torch.equal(t, state[name]) for name, t in net.state_dict().items())
+        assert net.m is buffer
+        assert {name: [*vars(part)] for name, part in net.named_modules()} == keys
+        assert (net.seen, net.count, net.table, net.last) == ([], 0, {"runs": [0]}, None)
+        assert not net.state.any()
+        assert not net.array.any()
+        assert not hooks(net)
+        assert net.training
+        assert net.norm.training
+        assert torch.equal(torch.get_rng_state(), random[0])
+        assert np.random.get_state()[2] == random[1]  # noqa: NPY002
+
+
 # --- watching ------------------------------------------------------------------------------------
 
 
@@ -924,6 +1300,17 @@ def test_functions_of_compiled_code_are_not_seen(dynamo):
     assert "functions such as F.relu were not" in watched.report().notes[0]
 
 
+@slow_guards
+def test_a_graph_may_be_whole_whatever_is_watched(dynamo):
+    net = perceptron()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    batches = [inputs(32, seed=n) for n in range(6)]
+    with watch(net, every=2) as watched:
+        for batch in batches:
+            compiled(batch)
+    assert same(watched.report(), census(net, torch.cat(batches[::2])))
+
+
 RANKS = """
 import sys
 import torch
@@ -1084,7 +1471,6 @@ BAD = [
     (inputs(9), {"call": "model"}, TypeError, "call must be callable"),
     (inputs(9, 4), {}, ValueError, r"loader must give .* \(9, 4\) .*shapes cannot be multiplied"),
     (inputs(9).to_sparse(), {}, ValueError, "loader must be dense"),
-    ([inputs(9).to_sparse()], {}, ValueError, "loader must give what the model takes"),
     (np.array([None, 1]), {}, TypeError, "loader must be an array of numbers"),
     (np.array(["a"]), {}, TypeError, "loader must be an array of numbers"),
 ]
@@ -1342,6 +1728,66 @@ def test_a_report_draws_itself(report):
     plt.close("all")
     with pytest.raises(ValueError, match="layers must be"):
         UnitReport(())
+
+
+def test_a_long_report_is_short_and_shows_the_worst():
+    torch.manual_seed(0)
+    parts = [part for _ in range(60) for part in (nn.Linear(4, 4), nn.ReLU())]
+    with torch.no_grad():
+        parts[100].bias.fill_(-1e3)
+    report = census(nn.Sequential(*parts), inputs(50, 4))
+    for text in (repr(report), str(report)):
+        assert len(text.splitlines()) < 40
+        n_dead = [int(line.split()[3]) for line in text.splitlines()[1:31]]
+        assert n_dead == sorted(n_dead, reverse=True)
+        assert n_dead[0] == 4 > n_dead[-1]
+        assert "30 more" in text
+    assert report._repr_html_().count("<tr>") == 31
+    sick = report.dead_only()
+    assert "101" in sick.names
+    assert all(layer.dead.any() for layer in sick)
+    assert len(sick) == sum(layer.dead.any() for layer in report)
+    assert census(nn.Sequential(nn.Tanh()), inputs()).dead_only() is None
+
+
+def test_a_report_as_flat_numbers(report):
+    flat = report.to_dict()
+    assert all(isinstance(value, float) for value in flat.values())
+    n_units = sum(len(layer) for layer in report)
+    assert flat["dead"] == sum(layer.dead.sum() for layer in report) / n_units
+    for layer in report:
+        assert flat[f"{layer.name}/saturated"] == layer.saturated.mean()
+        assert flat[f"{layer.name}/active"] == layer.p_active.mean()
+
+
+def test_the_history_of_a_watch():
+    net, batches = perceptron(), [inputs(32, seed=n) for n in range(5)]
+    with torch.no_grad(), watch(net, every=2, history=True) as watched:
+        for n, batch in enumerate(batches):
+            net[0].bias[:n] = -1e3
+            net(batch)
+    history = watched.history()
+    assert history["pass"].tolist() == [0, 2, 4]
+    z = [torch.stack([batch @ net[0].weight.T]) for batch in batches]
+    assert len(z) == 5
+    assert history["1"].tolist()[1:] == [2 / 8, 4 / 8]
+    assert not watched.report()["1"].dead[:4].any()
+    with pytest.raises(ValueError, match="history=True"):
+        watch(net).history()
+
+
+@pytest.mark.parametrize("change", [
+    {"steep": [1.0]}, {"active": [-1.0, 0]}, {"active": [0.5, 0]}, {"active": [9.0, 0]},
+    {"active": ["1", "2"]}, {"total": [True, False]}, {"active": [math.nan, 0]}, {"low": [[0, 0]]},
+    {"n_seen": 0}, {"n_seen": 4}, {"n_values": 2.5}, {"name": 3}, {"piecewise": "no"},
+    {"active": []},
+])  # fmt: skip
+def test_a_layer_that_cannot_be_is_refused(change):
+    fine = {name: [0.0, 0.0] for name in SUMS} | {"name": "a", "activation": "relu", "n_seen": 3}
+    fine |= {"n_values": 3, "piecewise": True}
+    LayerReport(**fine)
+    with pytest.raises((ValueError, TypeError), match=next(iter(change))):
+        LayerReport(**(fine | change))
 
 
 # --- diagnose ------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from companion.untouched import untouched
-from companion.detection.session import bare
 from companion.detection.rounding import tied
 from companion.detection.rules import module_rule
+from companion.detection.session import bare
+from companion.untouched import untouched
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,8 +10,7 @@ as one activation, by its own derivative, and not by the sigmoid within it.
 from __future__ import annotations
 
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +26,8 @@ __all__ = ["Call", "Flow"]
 _ALIASES = {
     "special_expit": "sigmoid", "clip": "clamp", "clamp_min": "clamp", "clamp_max": "clamp",
     "true_divide": "div", "divide": "div", "multiply": "mul", "subtract": "sub",
-    "__rsub__": "sub", "__rdiv__": "rdiv", "__rpow__": "pow", "_threshold": "threshold", "log_sigmoid": "logsigmoid",
+    "__rsub__": "sub", "__rdiv__": "rdiv", "__rpow__": "pow", "_threshold": "threshold",
+    "log_sigmoid": "logsigmoid",
 }  # fmt: skip
 _LINES = {
     "add", "sub", "mul", "div", "neg", "positive", "to", "type", "type_as", "float", "double",
@@ -56,6 +56,11 @@ _DULL = {
     "__hash__", "__format__", "requires_grad_", "register_hook", "is_same_size", "storage_offset",
 }  # fmt: skip
 """What asks about a tensor, and does nothing with its numbers."""
+
+
+_NUMBERS = (int, float, str, type(None))
+_CALLED = {*FUNCTIONS, *(f"{name}_" for name in FUNCTIONS), "special_expit"} - {"clamp", "clamp_"}
+"""Names of functions that are activations wherever they are called."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +103,10 @@ class _Step:
 
 
 class Flow(TorchFunctionMode):
-    """What is known of one forward pass; `judge` is told of each activation, once it is whole."""
+    """What is known of one forward pass; `judge` is told of each activation, once it is whole.
+
+    A `light` one follows nothing until a function is called that is an activation.
+    """
 
     def __init__(
         self,
@@ -106,15 +114,19 @@ class Flow(TorchFunctionMode):
         judge: Callable[[Call], None],
         failed: Callable[[str, Exception], None],
         *,
+        paths: Container[str] = (),
         batch_first: bool = True,
+        light: bool = False,
     ) -> None:
         super().__init__()
         self.makers, self.judge, self.failed = makers, judge, failed
-        self.batch_first = batch_first
+        self.paths = paths
+        self.batch_first, self.light = batch_first, light
+        self.plain = True  # whether all activations so far were modules, each judged by itself
         self.path: list[str] = [""]
         self.muted = 0  # how many modules that are activations run at present
-        self._place = 0
-        self._names: Counter[str] = Counter()
+        self.place = 0  # of the last call, in their order
+        self._names: dict[str, int] = {}
         self._trails: dict[int, tuple[weakref.ref[Tensor], Trail]] = {}
         self._formulas: dict[int, _Formula] = {}  # of tensors that have a trail
         self._pending: dict[int, tuple[Tensor, _Formula]] = {}  # not judged yet
@@ -148,6 +160,10 @@ class Flow(TorchFunctionMode):
         """Run a function as it would have run, with a look before and after."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if self.light:
+            self.light = self.muted > 0 or name not in _CALLED
+            if self.light:
+                return func(*args, **kwargs)
         if name == "__get__":
             name = getattr(getattr(func, "__self__", None), "__name__", "")
             name = name if name in {"T", "mT", "H", "mH"} else "size"
@@ -158,14 +174,14 @@ class Flow(TorchFunctionMode):
         step = None
         try:
             with torch._C.DisableTorchFunction():
-                given = [*tensors_in((args, kwargs))]
+                given = tensors_in((*args, *kwargs.values()))
                 step = self._before(func, name, args, kwargs, given, in_place)
         except Exception as error:
             self.failed(self.path[-1], error)
         output = func(*args, **kwargs)
         try:
             with torch._C.DisableTorchFunction():
-                self._after(func, name, args, kwargs, given, [*tensors_in(output)], step)
+                self._after(func, name, args, kwargs, given, tensors_in(output), step)
         except Exception as error:
             self.failed(self.path[-1], error)
         return output
@@ -175,7 +191,7 @@ class Flow(TorchFunctionMode):
     ) -> _Step | None:
         """Judge what goes no further; say what the call computes, if it is elementwise."""
         if in_place and given:
-            if name in _LINES and (step := self._into_root(func, args, kwargs, given)) is not None:
+            if name in _LINES and (step := self._joined_in_place(func, args, kwargs, given)):
                 return step
             self.overwritten(given[0])
         step = None
@@ -183,8 +199,7 @@ class Flow(TorchFunctionMode):
         if elementwise and given and (name not in _TWO or len(args) + len(kwargs) > 1 < len(given)):
             operands = given[:1]
             if name not in FUNCTIONS or name == "clamp":
-                same = [t.numel() == 1 or self.trail(t).filled for t in given]
-                operands = [t for t, no in zip(given, same, strict=True) if not no] or operands
+                operands = [t for t in given if not self._constant(t)] or operands
             step = self._step(func, args, kwargs, operands, name, in_place)
         if step is None:
             for t in given:
@@ -194,21 +209,30 @@ class Flow(TorchFunctionMode):
             step = replace(step, formula=formula)
         return step
 
-    def _into_root(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> _Step | None:
-        """Put together x.mul_(sigmoid(x)) and its like, which overwrite what they are of."""
-        formulas = [self._formulas.get(id(t)) for t in given[1:]]
-        if not any(part is not None and part.root is given[0] for part in formulas):
+    def _joined_in_place(
+        self, func: Any, args: Any, kwargs: Any, given: list[Tensor]
+    ) -> _Step | None:
+        """Put together x.mul_(sigmoid(x)) and its like, which overwrite what they are made of."""
+        operands = [t for t in given if not self._constant(t)]
+        step = self._step(func, args, kwargs, operands) if len(operands) > 1 else None
+        if step is None or given[0] is not operands[0]:
             return None
-        step = self._step(func, args, kwargs, given)
-        if step is None:
-            return None
-        before = given[0].detach().clone()
-        self.note(before, step.trail)
-        for key, (_, other) in list(self._pending.items()):
-            if other.root is given[0] and {*other.calls} <= {*step.formula.calls}:
-                del self._pending[key]
+        self._subsume(step.formula)
+        root = step.formula.root
+        if root is given[0]:
+            root = given[0].detach().clone()
+            self.note(root, step.trail)
         self.overwritten(given[0])
-        return replace(step, formula=replace(step.formula, root=before))
+        return replace(step, formula=replace(step.formula, root=root))
+
+    def _constant(self, t: Tensor) -> bool:
+        return t.numel() == 1 or self.trail(t).filled
+
+    def _subsume(self, formula: _Formula) -> None:
+        """Drop what is pending and is a part of a formula."""
+        for key, (_, other) in list(self._pending.items()):
+            if other.root is formula.root and {*other.calls} <= {*formula.calls}:
+                del self._pending[key]
 
     def _step(
         self, func: Any, args: Any, kwargs: Any, operands: list[Tensor], name: str = "",
@@ -254,15 +278,16 @@ class Flow(TorchFunctionMode):
         for t, trail in zip(outputs, found, strict=True):
             self.note(t, trail)
         if name in _RECURRENT:  # of several layers, the last puts this out
-            rule, h = function_rule(_RECURRENT[name]), outputs[0]
-            self.judge(self._call(rule, h, h, found[0], self.path[-1]))
+            self.plain = False
+            h = outputs[0]
+            last = function_rule(_RECURRENT[name])
+            self.judge(self._call(last, h, h, found[0], self.path[-1] or "RNN"))
         if step is None or not outputs[0].is_floating_point():
             if step is not None:
                 self._formulas[id(outputs[0])] = step.formula
             return
-        rule = None
-        if name in FUNCTIONS or name in _CLAMPS:
-            rule = _rule(func, name, args, kwargs, step)
+        bends = name in FUNCTIONS or name in _CLAMPS
+        rule = _rule(func, name, args, kwargs, step) if bends else None
         self._extend(outputs[0], step, rule)
 
     # ---- activations ----------------------------------------------------------------------------
@@ -291,19 +316,26 @@ class Flow(TorchFunctionMode):
             call = self._call(rule, step.z, t, step.trail, path)
             formula = replace(formula, calls=(*formula.calls, call))
         self._formulas[id(t)] = formula
-        for key, (_, other) in list(self._pending.items()):
-            if other.root is formula.root and {*other.calls} <= {*formula.calls}:
-                del self._pending[key]
+        self._subsume(formula)
         if formula.calls or (formula.own and self.trail(formula.root).units is not None):
             self._pending[id(t)] = (t, formula)
 
     def _call(self, rule: Rule, z: Tensor, h: Tensor, trail: Trail, whole: str | None) -> Call:
         """Name a call: by the module that does nothing else, or by the one that made it."""
+        if whole is None:
+            self.plain = False
         name = f"{self.path[-1]}.{rule.kind}()".removeprefix(".") if whole is None else whole
-        self._place += 1
-        self._names[name] += 1
-        count = self._names[name]
-        return Call(rule, z, h, trail, self._place, name if count == 1 else f"{name} ({count})")
+        label = self.label(name)
+        return Call(rule, z, h, trail, self.place, label)
+
+    def label(self, name: str) -> str:
+        """Number the calls of a name: "relu", "relu (2)", ..."""
+        self.place += 1
+        while True:
+            self._names[name] = count = self._names.get(name, 0) + 1
+            label = name if count == 1 else f"{name} ({count})"
+            if count == 1 or label not in self.paths:  # nobody's own name
+                return label
 
     def left(self, path: str, kind: str, given: Any, output: Any) -> None:
         """Give the name of a module to an activation that is all that it does."""
@@ -311,6 +343,7 @@ class Flow(TorchFunctionMode):
         if t is None or formula is None or (formula.root is not given and output is not given):
             return
         if formula.own:
+            self.plain = False
             rule = own_rule(kind, formula.run)
             call = self._call(rule, formula.root, t, self.trail(formula.root), path)
             formula = replace(formula, calls=(call,), joined=False, n_bends=0, judged=False)
@@ -335,6 +368,7 @@ class Flow(TorchFunctionMode):
             return
         calls = formula.calls
         if formula.own:
+            self.plain = False
             trail = self.trail(formula.root)
             calls = (self._call(own_rule("composed", formula.run), formula.root, t, trail, None),)
         for call in calls:
@@ -348,16 +382,22 @@ class Flow(TorchFunctionMode):
                 self._settle(t)
 
 
-def tensors_in(thing: Any) -> Iterator[Tensor]:
+def tensors_in(thing: Any) -> list[Tensor]:
     """Find the tensors in arguments or results, in their order."""
     if isinstance(thing, Tensor):
-        yield thing
-    elif isinstance(thing, tuple | list):
-        for part in thing:
-            yield from tensors_in(part)
-    elif isinstance(thing, Mapping):
-        for part in thing.values():
-            yield from tensors_in(part)
+        return [thing]
+    if isinstance(thing, tuple | list):
+        parts = thing
+    else:
+        parts = tuple(thing.values()) if isinstance(thing, Mapping) else ()
+    return [t for part in parts if not isinstance(part, _NUMBERS) for t in tensors_in(part)]
+
+
+def first_tensor(args: Any, kwargs: Any) -> Tensor | None:
+    """Find the first tensor among the arguments of a call."""
+    if args and isinstance(args[0], Tensor):
+        return args[0]
+    return next(iter(tensors_in((args, kwargs))), None)
 
 
 def _plain(name: str, args: Any, kwargs: Mapping[str, Any]) -> tuple[str, bool]:
@@ -373,9 +413,10 @@ def _plain(name: str, args: Any, kwargs: Mapping[str, Any]) -> tuple[str, bool]:
 
 def _rule(func: Any, name: str, args: Any, kwargs: Mapping[str, Any], step: _Step) -> Rule:
     """Return the rule of a call of an activation."""
-    rest, options = args[1:], dict(kwargs)
-    if getattr(func, "__name__", "").rstrip("_") == "clamp_max" and rest:
-        rest, options = (), {"max": rest[0]}
+    rest: tuple[Any, ...] = args[1:]
+    options = dict(kwargs)
+    if getattr(func, "__name__", "").rstrip("_") == "clamp_max" and len(args) > 1:
+        rest, options = (), {"max": args[1]}
     bounds = [*rest, *options.values()]
     if name in _CLAMPS and (name != "clamp" or any(isinstance(a, Tensor) for a in bounds)):
         return own_rule("clamp", _on(func, args, kwargs, step.z))

@@ -258,8 +258,8 @@ class UnitReport:
         layers, lines = [*self.layers], []
         if len(layers) > longest:
             layers.sort(key=lambda layer: -(layer.dead | layer.nan).mean())  # which is stable
-            lines = [f"({len(layers) - longest} more; these are the worst. dead_only() has all that "
-                     "have dead units)"]  # fmt: skip
+            rest = len(layers) - longest
+            lines = [f"({rest} more; these are the worst. dead_only() has all with dead units)"]
         rows = []
         for layer in layers[:longest]:
             p = layer.p_active[~layer.nan]

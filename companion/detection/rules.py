@@ -97,15 +97,20 @@ def _shrunk(kind: str) -> Rule:
 
 
 def _smooth(kind: str, options: Mapping[str, Any]) -> Rule:
-    if kind == "sigmoid":  # by the output, whose rounding decides what gradient passes
-        active, steep = ((1 - math.sqrt(1 - 4 * level)) / 2 for level in (ZERO, FLAT))
-        return Rule(kind, "h", _between(active, 1 - active), _between(steep, 1 - steep),
-                    nonnegative=True)  # fmt: skip
-    if kind == "tanh":
-        active, steep = (math.sqrt(1 - level) for level in (ZERO, FLAT))
-        return Rule(kind, "h", _between(-active, active), _between(-steep, steep))
+    if kind in {"sigmoid", "tanh"}:  # by the output, whose rounding decides what gradient passes
+        low, high = (0.0, 1.0) if kind == "sigmoid" else (-1.0, 1.0)
+        zero, flat = _gap(kind, ZERO), _gap(kind, FLAT)
+        active, steep = _between(low + zero, high - zero), _between(low + flat, high - flat)
+        return Rule(kind, "h", active, steep, nonnegative=low == 0)
     found = _edges(kind, tuple(sorted(options.items())))
     return Rule(kind, "z", *found, nonnegative=kind == "softplus")
+
+
+def _gap(kind: str, level: float) -> float:
+    """Distance of the output from its bounds at which the derivative is so large."""
+    if kind == "tanh":  # 1 - h²
+        return 1 - math.sqrt(1 - level)
+    return (1 - math.sqrt(1 - 4 * level)) / 2  # h (1 - h)
 
 
 FUNCTIONS: dict[str, dict[str, Any]] = {
@@ -187,7 +192,8 @@ def module_rule(module: nn.Module) -> Rule | None:
 def own_rule(kind: str, function: Callable[[Tensor], Any]) -> Rule:
     """Judge any other elementwise function by its derivative."""
     slope = _slope_of(function)
-    return Rule(kind, slope, *(Edges(False, ((level, False),)) for level in (ZERO, FLAT)))
+    active, steep = (Edges(False, ((level, False),)) for level in (ZERO, FLAT))
+    return Rule(kind, slope, active, steep)
 
 
 def _of_the_book(module: Any, known: Activation) -> Rule:

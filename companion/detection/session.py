@@ -1,4 +1,4 @@
-"""Watch the units of a model while it trains: hooks that follow a forward pass, and leave nothing."""
+"""Watch the units of a model while it trains, by hooks that leave nothing behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from companion.checks import choice, whole
-from companion.detection.flow import Call, Flow, tensors_in
+from companion.detection.flow import Call, Flow, first_tensor, tensors_in
 from companion.detection.report import UnitReport
 from companion.detection.rules import Rule, module_rule, own_rule
 from companion.detection.tally import Layout, Tally
@@ -106,6 +106,7 @@ class Watch:
             for name, part in self.model.named_modules()
             if (p := part._parameters.get("weight")) is not None
         }
+        self._paths = {name for name, _ in self.model.named_modules()}
         self._tallies: dict[str, tuple[int, Tally]] = {}
         self._broken: set[str] = set()
         self._handles: list[Any] = []
@@ -115,6 +116,7 @@ class Watch:
         self._called = self._recorded = False
         self._steps: list[int] = []
         self._shares: list[dict[str, Tensor]] = []
+        self._plain: dict[bool, dict[str, tuple[Trail, int]]] = {}  # by mode: where units were
         self._in_compiled = _InCompiled()
 
     # ---- what a user calls ----------------------------------------------------------------------
@@ -229,20 +231,26 @@ class Watch:
             with self._lock:
                 number, self._count = self._count, self._count + on
             if on and number % self.every == 0:
-                self._begin(number, args, kwargs)
+                self._begin(number, module.training, args, kwargs)
         except Exception as error:
             self._failed("the model's inputs", error)
 
-    def _begin(self, number: int, args: Any, kwargs: dict[str, Any]) -> None:
-        given = [*tensors_in((args, kwargs))]
+    def _begin(self, number: int, training: bool, args: Any, kwargs: dict[str, Any]) -> None:
+        given = tensors_in((args, kwargs))
         if any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)):
             self.notes["passes within torch.func (vmap, grad, ...) were not counted"] = None
             return
         self._recorded = True
-        here = _Pass(number, _mask(self.mask, self.model, args, kwargs))
+        here = _Pass(number, training, _mask(self.mask, self.model, args, kwargs))
         here.flow = Flow(
-            self._makers, partial(self._judge, here), self._failed, batch_first=self.batch_first
+            self._makers,
+            partial(self._judge, here),
+            self._failed,
+            paths=self._paths,
+            batch_first=self.batch_first,
+            light=training in self._plain,  # a pass of this kind called nothing but modules
         )
+        self._place_samples(here, self.model, first_tensor(args, kwargs))
         if self.example is None:
             self.example = _first_samples(args, kwargs, given)
         self._here.now = here
@@ -261,6 +269,10 @@ class Watch:
             here.flow.finish()
         except Exception as error:
             self._failed("the model's outputs", error)
+        if here.flow.plain and not here.flow.light:
+            self._plain[here.training] = here.trails
+        elif not here.flow.plain:
+            self._plain.pop(here.training, None)
         if self.keeps_history:
             with self._lock:
                 self._steps.append(here.number)
@@ -276,7 +288,9 @@ class Watch:
         kept: dict[int, Tensor] = {}  # by thread: a copy of what it was called with
 
         def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            z = next(tensors_in((args, kwargs)))
+            z = first_tensor(args, kwargs)
+            if z is None:
+                return
             overwrites = rule.of != "h" and (getattr(module, "inplace", False) or callable(rule.of))
             if torch.compiler.is_compiling():
                 self._in_compiled.z = z.clone() if overwrites else z
@@ -284,11 +298,11 @@ class Watch:
             here: _Pass | None = getattr(self._here, "now", None)
             if here is None:
                 return
-            with torch._C.DisableTorchFunction():
-                if overwrites or getattr(module, "inplace", False):
+            if overwrites or getattr(module, "inplace", False):
+                with torch._C.DisableTorchFunction():
                     here.flow.overwritten(z)
-                if overwrites:
-                    kept[threading.get_ident()] = z.detach().clone()
+                    if overwrites:
+                        kept[threading.get_ident()] = z.detach().clone()
             here.flow.muted += 1
 
         def leave(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
@@ -298,12 +312,17 @@ class Watch:
             here: _Pass | None = getattr(self._here, "now", None)
             if here is None:
                 return
+            given = first_tensor(args, kwargs)
+            if given is None:
+                return
             here.flow.muted -= 1
-            given = next(tensors_in((args, kwargs)))
             z = kept.pop(threading.get_ident(), given)
             if isinstance(output, Tensor) and not here.flow.muted:
                 try:
                     with torch._C.DisableTorchFunction():
+                        if here.flow.light:
+                            self._again(here, name, rule, z, output, channels)
+                            return
                         here.flow.module(name, rule, module.forward, z, output, given)
                 except Exception as error:
                     self._failed(name, error)
@@ -315,7 +334,6 @@ class Watch:
 
     def _follow(self, name: str, module: nn.Module) -> None:
         """Hook a module that may call activations, to know where a call comes from."""
-        sequence_first = getattr(module, "batch_first", None) is False
 
         def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             if torch.compiler.is_compiling():
@@ -325,11 +343,9 @@ class Watch:
             if here is None:
                 return
             here.flow.path.append(name)
-            first = next(tensors_in((args, kwargs)), None)
+            first = first_tensor(args, kwargs)
             here.given.append(first)
-            if first is not None and first.ndim == 3 and hasattr(module, "batch_first"):
-                axis, trail = int(sequence_first), here.flow.trail(first)
-                here.flow.note(first, replace(trail, batch=axis, n=first.shape[axis]))
+            self._place_samples(here, module, first)
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             if torch.compiler.is_compiling():
@@ -348,28 +364,51 @@ class Watch:
             module.register_forward_hook(Hook(leave), always_call=True),
         ]
 
+    def _place_samples(self, here: _Pass, module: nn.Module, x: Tensor | None) -> None:
+        """Note where samples are in what goes into a module that says so."""
+        if x is not None and x.ndim == 3 and hasattr(module, "batch_first"):
+            axis = 0 if module.batch_first else 1
+            here.flow.note(x, replace(here.flow.trail(x), batch=axis, n=x.shape[axis]))
+
     def _judge(self, here: _Pass, call: Call) -> None:
-        """Count an activation, under the name that it has in the report."""
-        label = call.name
+        """Count an activation, and remember where its units are."""
+        here.trails[call.name] = call.trail, call.h.ndim
+        if call.trail.batch is None and call.trail.n > 1:  # only a full look can tell how many
+            here.flow.plain = False
+        self._add(here, call.name, call.rule, call.z, call.h, call.trail, call.place)
+
+    def _again(
+        self, here: _Pass, name: str, rule: Rule, z: Tensor, h: Tensor, channels: bool
+    ) -> None:
+        """Count a module whose units are where they were in an earlier pass."""
+        label = here.flow.label(name)
+        trail, ndim = self._plain[here.training].get(label, (None, 0))
+        if trail is None or ndim != h.ndim:  # on a branch that was not taken then
+            trail = Trail((1,) if channels or h.ndim == 2 else None, 0, len(h))
+        self._add(here, label, rule, z, h, trail, here.flow.place)
+
+    def _add(
+        self, here: _Pass, label: str, rule: Rule, z: Tensor, h: Tensor, trail: Trail, place: int
+    ) -> None:
         if label in self._broken:
             return
-        if torch._C._functorch.is_functorch_wrapped_tensor(call.h):
+        if torch._C._functorch.is_functorch_wrapped_tensor(h):
             self.notes[f"{label!r} runs within torch.func (vmap, ...) and was not counted"] = None
             return
         try:
-            if call.h.shape != call.z.shape:
-                raise ValueError(f"made {tuple(call.h.shape)} of {tuple(call.z.shape)}")
-            layout = self._layout(label, call.trail, call.h)
+            if h.shape != z.shape:
+                raise ValueError(f"made {tuple(h.shape)} of {tuple(z.shape)}")
+            layout = self._layout(label, trail, h)
             with self._lock:
                 if label not in self._tallies:
-                    tally = Tally(label, call.rule, call.trail.made_by)
-                    self._tallies[label] = call.place, tally
+                    self._tallies[label] = place, Tally(label, rule, trail.made_by)
                 tally = self._tallies[label][1]
-                before = tally.sums["active"].clone() if tally.sums else torch.zeros(())
-                tally.add(call.z, call.h, layout, samples=self.samples, mask=here.mask)
+                before = tally.sums.get("active") if self.keeps_history else None
+                before = None if before is None else before.clone()
+                tally.add(z, h, layout, samples=self.samples, mask=here.mask)
                 if self.keeps_history and tally.sums:
-                    silent = tally.sums["active"] == before.to(tally.sums["active"].device)
-                    here.shares[label] = silent.double().mean()
+                    new = tally.sums["active"] if before is None else tally.sums["active"] - before
+                    here.shares[label] = (new == 0).double().mean()
         except Exception as error:
             self._broken.add(label)
             self._tallies.pop(label, None)
@@ -389,7 +428,9 @@ class _Pass:
     """One forward pass that is looked at."""
 
     number: int
+    training: bool
     mask: Tensor | None
+    trails: dict[str, tuple[Trail, int]] = field(default_factory=dict)
     given: list[Tensor | None] = field(default_factory=list)
     shares: dict[str, Tensor] = field(default_factory=dict)
     flow: Any = None
@@ -482,7 +523,7 @@ def _first_samples(
     n = {len(t) if t.ndim else 0 for t in given}
 
     def cut(thing: Any) -> Any:
-        if isinstance(thing, Tensor):
+        if isinstance(thing, Tensor) and thing.layout == torch.strided:
             return (thing[:2] if len(n) == 1 and thing.ndim else thing).detach().clone()
         if type(thing) in (tuple, list):
             return type(thing)(map(cut, thing))
@@ -596,11 +637,12 @@ def watch(
     -----
     A layer of the report is called by the path of the module that is the activation, or of the one
     that calls it as a function: "path.relu()", and "path.composed()" if it is put together from
-    several. Each call has its own layer, "relu", "relu (2)", .... Only what runs inside ``model(x)`` counts: ``model.forward(x)``, calls of the
-    model's parts, and what gradient checkpointing computes again in the backward pass do not.
-    Compile a model after the watch is attached; PyTorch does not run hooks that are added after the
-    first compiled call. In compiled code, functions are not seen. Under `DistributedDataParallel`
-    each rank counts what it sees; `UnitReport.all_reduce` adds the ranks.
+    several. Each call has its own layer, "relu", "relu (2)", .... Only what runs inside
+    ``model(x)`` counts: ``model.forward(x)``, calls of the model's parts, and what gradient
+    checkpointing computes again in the backward pass do not. Compile a model after the watch is
+    attached; PyTorch does not run hooks that are added after the first compiled call. In compiled
+    code functions are not seen, and where units are is taken from the order of the modules. Under
+    `DistributedDataParallel` each rank counts what it sees; `UnitReport.all_reduce` adds the ranks.
 
     Taught in the chapter `detection`.
 

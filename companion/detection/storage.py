@@ -48,7 +48,9 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} must be of version {VERSION} of the format, not {found.get('version')!r}"
         )
-    rows, notes, overflowed = (found.get(name) for name in ("layers", "notes", "overflowed"))
+    rows: Any = found.get("layers")
+    notes: Any = found.get("notes")
+    overflowed: Any = found.get("overflowed")
     words = isinstance(notes, list) and all(isinstance(note, str) for note in notes)
     whole = isinstance(rows, list) and all(
         isinstance(row, dict) and row.keys() == {*WORDS, *ARRAYS} for row in rows

@@ -101,8 +101,9 @@ class Tally:
             if name not in self.sums:
                 self.sums[name] = _new(part)
             self.sums[name].add_(part)
-        if rule.silent is None and dims:
-            for name, end in (("low", -h.amin(dims)), ("high", h.amax(dims))):
+        if rule.silent is None:
+            ends = (-h.amin(dims), h.amax(dims)) if dims else (-h, h)
+            for name, end in zip(("low", "high"), ends, strict=True):
                 end = end.flatten() if gate is None else end.flatten().where(gate > 0, -torch.inf)
                 if name not in self.sums:
                     self.sums[name] = _new(end).sub_(torch.inf)
@@ -149,10 +150,8 @@ class Tally:
         found.setdefault("size", found["total"])
         if rule.silent is not None:
             found["low"] = found["high"] = np.where(found["active"] > 0, np.nan, rule.silent)
-        elif "low" in found:
-            found["low"] = -found["low"]
         else:
-            found["low"] = found["high"] = found["total"]
+            found["low"] = -found["low"]
         return LayerReport(
             self.name, rule.kind, n_seen, n_values, rule.piecewise, **found, made_by=self.made_by
         )
