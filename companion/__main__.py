@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     from companion.detection import census
 
     place, _, name = given.model.partition(":")
-    sys.path.insert(0, "")
+    sys.path.insert(0, "")  # as python -m does
     try:
         model = getattr(importlib.import_module(place), name or "model")
         data = np.load(given.data)

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,13 +23,16 @@ from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from companion.__main__ import main
 from companion.activations import ACTIVATIONS
 from companion.detection import LayerReport, UnitReport, census, diagnose, watch
+from companion.detection.callbacks import lightning_callback, trainer_callback
 from companion.detection.causes import causes
 from companion.detection.diagnosis import BOUNDED
 from companion.detection.evidence import Evidence, examine
 from companion.detection.remedies import REMEDIES
 from companion.detection.rules import FUNCTIONS
+from companion.detection.tally import Tally
 from companion.experiments import Elementwise, mlp, residual_mlp
 from companion.figures import COLOURS
 
@@ -1091,7 +1095,10 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_nothing_waits_for_the_device_until_the_report():
+def test_nothing_waits_for_the_device_until_the_report(monkeypatch):
+    """On a CPU, which waits for nobody, it asks for numbers on the way."""
+    monkeypatch.setattr(Tally, "_some_dead", lambda *_: True)
+    monkeypatch.setattr(Tally, "_ends", lambda *_: (-math.inf, math.inf))
     net = nn.Sequential(perceptron(), nn.PReLU(), nn.GELU(), nn.LeakyReLU(inplace=True))
     waits = {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.equal.default"}
     with watch(net) as watched, Recorder() as record:
@@ -1788,6 +1795,89 @@ def test_a_layer_that_cannot_be_is_refused(change):
     LayerReport(**fine)
     with pytest.raises((ValueError, TypeError), match=next(iter(change))):
         LayerReport(**(fine | change))
+
+
+# --- at hand --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def libraries(monkeypatch):
+    """Stand-ins of Lightning and transformers, which are no dependencies of the book."""
+    lightning = types.ModuleType("lightning.pytorch")
+    lightning.Callback = type("Callback", (), {})
+    transformers = types.ModuleType("transformers")
+    transformers.TrainerCallback = type("TrainerCallback", (), {})
+    monkeypatch.setitem(sys.modules, "lightning", types.ModuleType("lightning"))
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", lightning)
+    monkeypatch.setitem(sys.modules, "transformers", transformers)
+
+
+class Lightning(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.logged = perceptron(), []
+
+    def log_dict(self, flat):
+        self.logged.append(flat)
+
+
+def test_a_callback_of_lightning(libraries):
+    callback, module = lightning_callback(model="net", every=2), Lightning()
+    callback.on_exception(None, module, KeyboardInterrupt())  # before anything began
+    callback.on_train_start(None, module)
+    for _ in range(2):
+        for seed in range(4):
+            module.net(inputs(seed=seed))
+        callback.on_train_epoch_end(None, module)
+    assert [report[0].n_seen for report in callback.reports] == [600, 600]
+    assert module.logged[0]["units/1/active"] == callback.reports[0]["1"].p_active.mean()
+    with pytest.warns(UserWarning, match="no unit was counted"):
+        callback.on_train_epoch_end(None, module)
+    assert module.logged[-1] == {}
+    callback.on_exception(None, module, KeyboardInterrupt())
+    callback.on_train_end(None, module)
+    assert not hooks(module)
+
+
+def test_a_callback_of_transformers(libraries):
+    callback, net = trainer_callback(prefix=""), perceptron()
+    state, logs = types.SimpleNamespace(log_history=[{"loss": 1.0}]), {"loss": 1.0}
+    callback.on_train_begin(None, state, None, model=net)
+    net.eval()(inputs())
+    net.train()(inputs(100))
+    callback.on_log(None, state, None, logs=logs)
+    callback.on_train_end(None, state, None)
+    assert callback.reports[0][0].n_seen == 100
+    assert state.log_history[-1]["dead"] == 0
+    assert state.log_history[-1]["1/active"] == callback.reports[0][0].p_active.mean()
+    assert logs.keys() == {"loss", "dead", "always_on", "saturated", "nan"}
+    assert not hooks(net)
+
+
+@pytest.mark.parametrize("make", [lightning_callback, trainer_callback])
+def test_a_callback_needs_its_library(make, monkeypatch):
+    for name in ("lightning.pytorch", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match="pip install"):
+        make()
+
+
+def test_a_census_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\nnet = nn.Sequential(nn.Linear(5, 8), nn.ReLU())\n"
+        "def make():\n    return net\n"
+    )
+    np.save("x.npy", inputs().numpy())
+    np.savez("x.npz", x=inputs().numpy())
+    for model, data in (("nets:net", "x.npy"), ("nets:make", "x.npz")):
+        main(["census", model, "--data", data])
+        assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["1", "relu", "8"]
+    for wrong in (["census", "none:net", "--data", "x.npy"], ["census", "nets:net", "--data", "y"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+    assert "error: No module named 'none'" in capsys.readouterr().err
+    monkeypatch.delitem(sys.modules, "nets")
 
 
 # --- diagnose ------------------------------------------------------------------------------------

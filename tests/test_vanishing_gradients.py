@@ -814,6 +814,41 @@ class Restless(nn.Module):
         return y
 
 
+@pytest.mark.parametrize("make", [
+    lambda: nn.LSTM(5, 4, 2, batch_first=True), lambda: nn.GRU(5, 4, batch_first=True),
+    lambda: nn.RNN(5, 4, batch_first=True),
+])  # fmt: skip
+def test_a_recurrent_layer_has_a_row(make):
+    torch.manual_seed(0)
+
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.memory, self.out = make(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.out(self.memory(x)[0][:, -1])
+
+    net, x, y = Reads().double(), torch.randn(7, 6, 5).double(), torch.randint(3, (7,))
+    profile = signal_profile(net, x, y)
+    assert profile.names.tolist() == ["memory", "out"]
+    states = net.memory(x)[0]
+    states.retain_grad()
+    nn.functional.cross_entropy(net.out(states[:, -1]), y).backward()
+    np.testing.assert_allclose(profile.rms[0], states.detach().square().mean().sqrt())
+    np.testing.assert_allclose(profile.gradient_rms[0], 7 * states.grad.square().mean().sqrt())
+    grads = torch.cat([p.grad.flatten() for p in net.memory.parameters() if p.ndim == 2])
+    np.testing.assert_allclose(profile.weight_gradient_rms[0], grads.square().mean().sqrt())
+
+
+def test_attention_has_a_row():
+    torch.manual_seed(0)
+    net = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    profile = signal_profile(net, torch.randn(7, 5, 8), torch.randn(7, 5, 8))
+    assert profile.names.tolist() == ["self_attn", "linear1", "linear2"]
+    assert (profile.weight_gradient_rms > 0).all()
+
+
 def test_the_model_its_gradients_and_the_random_state_are_untouched():
     x, y = images()
     given = torch.tensor(x, requires_grad=True)

@@ -61,7 +61,7 @@ def lightning_callback(*, model: str = "", prefix: str = "units/", **options: An
 
 
 def trainer_callback(*, prefix: str = "units/", **options: Any) -> Any:
-    """Return a callback for the Trainer of transformers, which adds shares of dead units to its log.
+    """Return a callback for the Trainer of transformers; its log gets the shares of dead units.
 
     Parameters
     ----------
@@ -73,8 +73,8 @@ def trainer_callback(*, prefix: str = "units/", **options: Any) -> Any:
     Returns
     -------
     transformers.TrainerCallback
-        What it finds between two logs stands in ``trainer.state.log_history``; its `reports` are
-        the whole of it.
+        What it finds between two logs stands in ``trainer.state.log_history``, of all units
+        together in the log too; its `reports` are the whole of it.
 
     Raises
     ------
@@ -95,8 +95,10 @@ def trainer_callback(*, prefix: str = "units/", **options: Any) -> Any:
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
         ) -> None:
             flat = _flat(self.watched, self.reports, prefix)
-            for kept in (logs, *state.log_history[-1:]):
-                kept.update(flat)
+            state.log_history[-1].update(flat)
+            logs.update(
+                {key: value for key, value in flat.items() if "/" not in key[len(prefix) :]}
+            )
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.watched.detach()

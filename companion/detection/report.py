@@ -51,8 +51,8 @@ class LayerReport:
     upper: np.ndarray  #: values on the upper piece; 0 for smooth activations
     total: np.ndarray  #: sum of the outputs
     size: np.ndarray  #: sum of their absolute values
-    low: np.ndarray  #: least output; NaN where it was not looked for (living units of a ReLU)
-    high: np.ndarray  #: largest output; likewise
+    low: np.ndarray  #: least output of a dead unit; NaN of a living one
+    high: np.ndarray  #: largest output of a dead unit; NaN of a living one
     made_by: str = ""  #: path of the layer whose rows make the units, if it is known
 
     def __post_init__(self) -> None:

@@ -25,6 +25,8 @@ __all__ = [
 
 ZERO = 1e-6
 """A smooth activation's derivative of at most this size counts as none."""
+POINT = 1e-4
+"""A gap of this width in which a smooth activation has no derivative is a point, not a flat."""
 FLAT = 0.01
 """A unit whose derivative never exceeds this is saturated."""
 
@@ -253,6 +255,9 @@ def _edges(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Edges, Edge
             middle = (low + high) / 2
             same = (size(middle) > level) == holds[change]
             low, high = np.where(same, middle, low), np.where(same, high, middle)
+        if level == ZERO:  # the point at which f' changes its sign is passed over: it is not flat
+            gaps = np.flatnonzero(~holds[change[1:]] & (np.diff(low) < POINT)) + 1
+            low = np.delete(low, np.union1d(gaps, gaps - 1))
         found.append(Edges(bool(holds[0]), tuple((float(edge), False) for edge in low)))
     return found[0], found[1]
 
