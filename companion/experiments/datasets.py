@@ -12,9 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from companion.checks import choice, real, whole
 from companion.devices import generator
 
 __all__ = ["Data", "digits", "fashion_mnist", "gaussian_noise", "xor"]
+
+FORMS = ("centred", "uncentred", "raw")
+"""What may be made of the pixels; see `digits`."""
 
 
 class Data(NamedTuple):
@@ -42,15 +46,14 @@ def digits(form: str = "centred", *, n_train: int = 1297, label_noise: float = 0
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If an argument is out of its range.
     """
     from sklearn.datasets import load_digits
 
-    if not 0 < n_train <= 1297:
-        raise ValueError(f"n_train must be from 1 to 1297, not {n_train!r}")
-    if not 0 <= label_noise <= 1:
-        raise ValueError(f"label_noise must be from 0 to 1, not {label_noise!r}")
+    if whole("n_train", n_train) > 1297:
+        raise ValueError(f"n_train must be at most 1297, not {n_train}")
+    label_noise = real("label_noise", label_noise, 0, 1)
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(pixels))  # the split is part of the data
     x, y = _scaled(pixels[order] / 16, 1297, form), labels[order].astype(np.int64)
@@ -92,7 +95,7 @@ def fashion_mnist(form: str = "centred", *, data_home: str | None = None) -> Dat
     """
     from sklearn.datasets import fetch_openml
 
-    _check(form)
+    choice("form", form, FORMS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of every try that failed
@@ -135,26 +138,18 @@ def gaussian_noise(n: int, n_features: int, n_classes: int = 10, *, seed: int = 
 
     Raises
     ------
-    ValueError
-        If a number is not positive.
+    TypeError, ValueError
+        If a number is not whole or not positive.
     """
-    for name, number in {"n": n, "n_features": n_features, "n_classes": n_classes}.items():
-        if number < 1:
-            raise ValueError(f"{name} must be positive, not {number!r}")
-    rng = generator(seed)
-    x = rng.normal(size=(2 * n, n_features))
-    y = rng.integers(n_classes, size=2 * n)
+    n, rng = whole("n", n), generator(seed)
+    x = rng.normal(size=(2 * n, whole("n_features", n_features)))
+    y = rng.integers(whole("n_classes", n_classes), size=2 * n)
     return Data(x[:n], y[:n], x[n:], y[n:])
 
 
 def _scaled(x: np.ndarray, n_train: int, form: str) -> np.ndarray:
     """Bring raw inputs, from 0 to 1, into a form; only the first `n_train` set mean and scale."""
-    _check(form)
+    choice("form", form, FORMS)
     mean = x[:n_train].mean(axis=0)
     scale = 1.0 if form == "raw" else np.sqrt(((x[:n_train] - mean) ** 2).mean())
     return (x - (mean if form == "centred" else 0.0)) / scale
-
-
-def _check(form: str) -> None:
-    if form not in ("centred", "uncentred", "raw"):
-        raise ValueError(f"form must be 'centred', 'uncentred' or 'raw', not {form!r}")

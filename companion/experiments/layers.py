@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, prelu
 
 from companion.activations import activation as find_activation
+from companion.checks import real
 
 __all__ = ["Dropout", "Elementwise", "PReLU", "Residual", "SpectralLinear"]
 
@@ -111,7 +112,7 @@ class Dropout(nn.Module):
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If `p` is not in its range.
     """
 
@@ -119,9 +120,7 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float, width: int) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"dropout must be at least 0 and less than 1, not {p!r}")
-        self.p = p
+        self.p = real("dropout", p, 0, 1, open_high=True)
         self.width = width
         self.register_buffer("mask", torch.ones(width, dtype=torch.float64))
 
