@@ -77,13 +77,13 @@ def test_variances_of_any_shape():
 
 @pytest.mark.parametrize("q", [-1e-9, nan, inf, [1.0, -1.0]])
 def test_impossible_variances_are_refused(q):
-    with pytest.raises(ValueError, match=r"q must be finite and not negative, not .*array"):
+    with pytest.raises(ValueError, match="q must"):
         gaussian_mean(tanh, q)
-    with pytest.raises(ValueError, match="q must be finite and not negative"):
+    with pytest.raises(ValueError, match="q must"):
         gaussian_pair_mean(tanh, tanh, q, 0.5)
     of_relu = Moments("relu").product
     for mean in (Moments("tanh").slope_square, Moments("tanh").growth, lambda q: of_relu(q, 0.5)):
-        with pytest.raises(ValueError, match="q must be finite and not negative"):
+        with pytest.raises(ValueError, match="q must"):
             mean(q)
 
 
