@@ -26,7 +26,7 @@ from companion.activations import ACTIVATIONS, Activation
 from companion.activations import activation as find_activation
 from companion.checks import finite_array
 
-__all__ = ["TINY", "Function", "Moments", "gaussian_mean", "gaussian_pair_mean", "panel_rule"]
+__all__ = ["Moments", "gaussian_mean", "gaussian_pair_mean"]
 
 Function = Callable[[np.ndarray], Any]
 

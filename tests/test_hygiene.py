@@ -20,7 +20,7 @@ NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 PAGES_ABOUT_THE_BOOK = {"intro", "sources"}
 CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES_ABOUT_THE_BOOK]
 NOT_YET_IN_THE_PATTERN = [path for path in CHAPTERS if path.stem not in IN_THE_PATTERN]
-SERVES_ALL = {"claims", "devices", "experiments", "figures", "notebooks", "quadrature"}
+SERVES_ALL = {"checks", "claims", "devices", "experiments", "figures", "notebooks", "quadrature"}
 
 IGNORED: dict[str, str] = {}
 """Cells that nbval may skip or not compare, as "page: cell id", with the reason. None does."""
