@@ -30,10 +30,10 @@ test: $(VENV)/test.installed $(VENDOR)  ## run every check: package, notebooks, 
 	python -m pytest -n 2 --cov --cov-report term:skip-covered --cov-fail-under 95
 
 notebooks: $(VENV)/test.installed  ## run the notebooks again and store their outputs (NAMES="intro activations")
-	python -m companion.notebooks $(NAMES)
+	python -m companion.claims.notebooks $(NAMES)
 
 replicate: $(VENV)/test.installed  ## run the book (or NAMES) on SEEDS other seeds and store what its claims measure
-	python -m companion.notebooks $(NAMES) --replicate $(SEEDS)
+	python -m companion.claims.notebooks $(NAMES) --replicate $(SEEDS)
 
 matrix: $(VENV)/test.installed  ## run the notebooks as other machines would, and with the newest Python, PyTorch, NumPy
 	python -m tests.matrix $(NAMES)

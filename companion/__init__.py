@@ -25,7 +25,7 @@ chapter                module
 `detection`            `companion.detection`: which units of a model are dead, and why; hooks
 `revival`              `companion.revival`: resets of dead units, pruning, other remedies
 `dead_channels`        `companion.dead_channels`: what positions and borders do, in NumPy
-`claims`               `companion.claims`, `companion.notebooks`: claims, and reading them back
+`claims`               `companion.claims`: claims, and reading them back from the pages
 chapters on depth      `companion.quadrature`: averages over a normal distribution
 every module           `companion.checks`: checks of arguments
 every chapter          `companion.figures`, `companion.devices`: one style; seeds

@@ -49,6 +49,8 @@ def test_deadly_rate_where_a_step_saves_what_another_kills():
 def test_deadly_rate_at_the_edge():
     assert deadly_rate([1.0, -1.0], [1.0, -1.0]) == 1.0  # both end at zero, where ReLU is off
     assert deadly_rate([0.0, -1.0], [0.0, 0.0]) == 0.0
+    assert deadly_rate([1.0, 0.0], [1.0, -1.0]) == np.inf  # zero is off, and on after any step
+    assert deadly_rate([1.0, -1.0], [1.0, 0.5]) == 1.0
 
 
 # ---- dormancy -------------------------------------------------------------------------------
@@ -74,6 +76,7 @@ def test_dormancy_of_silent_layers_and_nan_units():
     nan = np.nan
     np.testing.assert_array_equal(score, [[0, 0, 0], [nan, 0.5, 1.5], [nan, 0, 0], [nan] * 3])
     np.testing.assert_array_equal(sizes, before)
+    np.testing.assert_array_equal(dormancy_score([nan, 3.0]), [nan, 1.0])
 
 
 @pytest.mark.parametrize(
