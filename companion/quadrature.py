@@ -182,12 +182,8 @@ class Moments:
         return mean / q
 
     def product(self, q: ArrayLike, c: ArrayLike) -> Any:
-        """E f(u1) f(u2) at correlation c; for homogeneous f the arc-cosine kernel, at once."""
-        if self.slopes is None:
-            return gaussian_pair_mean(self.f, self.f, q, c, self.activation.kinks)
-        (up, down), c = self.slopes, _correlations(c)
-        same, opposite = (up**2 + down**2) * _arc_cosine(c), 2 * up * down * _arc_cosine(-c)
-        return _variances(q) * (same - opposite) / 2
+        """E f(u1) f(u2) at correlation c."""
+        return gaussian_pair_mean(self.f, self.f, q, c, self.activation.kinks)
 
     def slope_product(self, q: ArrayLike, c: ArrayLike) -> Any:
         """E f'(u1) f'(u2) at correlation c."""
@@ -200,11 +196,6 @@ class Moments:
         up, down = float(self.f(1.0)), -float(self.f(-1.0))
         straight = np.allclose([self.f(t), self.f(-t)], [up * t, -down * t], rtol=1e-12, atol=0)
         return (up, down) if straight else None
-
-
-def _arc_cosine(c: np.ndarray) -> np.ndarray:
-    """2 E relu(u1) relu(u2) / q, Cho and Saul 2009, eq. 3 and 6."""
-    return (np.sqrt((1 - c) * (1 + c)) + c * (np.pi - np.arccos(c))) / np.pi
 
 
 def _pair_mean(f: Function, g: Function, q: float, c: float, kinks: tuple[float, ...]) -> Any:

@@ -1,10 +1,6 @@
 """The laboratory: data, and many seeds trained at once."""
 
-import gzip
-import hashlib
-import json
 import math
-import urllib.error
 from functools import partial
 
 import numpy as np
@@ -19,7 +15,6 @@ from companion.experiments import (
     PReLU,
     cnn,
     digits,
-    fashion_mnist,
     gaussian_noise,
     mlp,
     residual_mlp,
@@ -386,73 +381,6 @@ def test_noise_is_the_same_for_a_seed_and_has_all_labels():
     assert not np.array_equal(data.x_train, data.x_test)
     with pytest.raises(ValueError, match="n_features must be a whole number"):
         gaussian_noise(5, 0)
-
-
-@pytest.fixture
-def wardrobe(tmp_path):
-    """A folder as scikit-learn keeps it, with 70 pictures in the format of OpenML's set 40996."""
-    pixels = np.random.default_rng(0).integers(256, size=(70, 784))
-    names = [f"pixel{n}" for n in range(1, 785)]
-    rows = "\n".join(f"{','.join(map(str, row))},{n % 10}" for n, row in enumerate(pixels))
-    kinds = "\n".join(f"@ATTRIBUTE {name} REAL" for name in names)
-    labels = "{0,1,2,3,4,5,6,7,8,9}"
-    arff = f"@RELATION fashion\n{kinds}\n@ATTRIBUTE class {labels}\n@DATA\n{rows}\n".encode()
-    features = [
-        {"index": str(n), "name": name, "data_type": "numeric", "is_target": "false",
-         "is_ignore": "false", "is_row_identifier": "false", "number_of_missing_values": "0"}
-        for n, name in enumerate([*names, "class"])
-    ]  # fmt: skip
-    features[-1] |= {"data_type": "nominal", "is_target": "true", "nominal_value": [*"0123456789"]}
-    description = {
-        "id": "40996", "name": "Fashion-MNIST", "version": "1", "format": "ARFF",
-        "status": "active", "file_id": "1", "md5_checksum": hashlib.md5(arff).hexdigest(),
-        "url": "https://www.openml.org/data/v1/download/1/fashion.arff",
-    }  # fmt: skip
-    files = {
-        "api/v1/json/data/40996": json.dumps({"data_set_description": description}).encode(),
-        "api/v1/json/data/features/40996": json.dumps(
-            {"data_features": {"feature": features}}
-        ).encode(),
-        "api/v1/json/data/qualities/40996": json.dumps(
-            {"data_qualities": {"quality": [{"name": "NumberOfInstances", "value": "70"}]}}
-        ).encode(),
-        "data/v1/download/1/fashion.arff": arff,
-    }
-    for path, content in files.items():
-        file = tmp_path / "openml" / "openml.org" / f"{path}.gz"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(gzip.compress(content))
-    return tmp_path, pixels
-
-
-def test_fashion_mnist_is_read_from_a_local_copy(wardrobe):
-    folder, pixels = wardrobe
-    raw = fashion_mnist("raw", data_home=str(folder))
-    np.testing.assert_allclose(np.concatenate([raw.x_train, raw.x_test]), pixels / 255)
-    assert len(raw.x_train) == 60
-    assert raw.y_test.tolist() == [*range(10)]
-    centred = fashion_mnist(data_home=str(folder))
-    assert (centred.x_train**2).mean() == pytest.approx(1)
-    assert abs(centred.x_train.mean(axis=0)).max() < 1e-12
-
-
-def test_fashion_mnist_without_a_network_says_what_to_do(tmp_path, monkeypatch):
-    def no_network(*_, **__):
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr("sklearn.datasets._openml.urlopen", no_network)
-    with pytest.raises(ConnectionError, match=r"no route to host.*digits\(\)"):
-        fashion_mnist(data_home=str(tmp_path))
-    with pytest.raises(ValueError, match="form must be"):
-        fashion_mnist("white", data_home=str(tmp_path))
-
-
-def test_fashion_mnist_refuses_another_set(monkeypatch):
-    monkeypatch.setattr(
-        "sklearn.datasets.fetch_openml", lambda **_: (np.zeros((70, 3)), np.zeros(70))
-    )
-    with pytest.raises(ValueError, match="784"):
-        fashion_mnist()
 
 
 def test_nothing_is_printed_where_bars_are_off(capsys, monkeypatch):

@@ -20,12 +20,12 @@ True
 """
 
 from companion.experiments.convolutions import cnn
-from companion.experiments.datasets import Data, digits, fashion_mnist, gaussian_noise, xor
+from companion.experiments.datasets import Data, digits, gaussian_noise, xor
 from companion.experiments.layers import Dropout, Elementwise, PReLU, Residual, SpectralLinear
 from companion.experiments.models import mlp, residual_mlp
 from companion.experiments.training import OPTIMIZERS, Curves, train
 
 __all__ = [
     "OPTIMIZERS", "Curves", "Data", "Dropout", "Elementwise", "PReLU", "Residual", "SpectralLinear",
-    "cnn", "digits", "fashion_mnist", "gaussian_noise", "mlp", "residual_mlp", "train", "xor",
+    "cnn", "digits", "gaussian_noise", "mlp", "residual_mlp", "train", "xor",
 ]  # fmt: skip
