@@ -299,8 +299,9 @@ def _listed(allowed: list[Any]) -> str:
 
 
 def _meant(value: Any, allowed: Iterable[Any]) -> str:
-    close = get_close_matches(str(value), [each for each in allowed if isinstance(each, str)], 1)
-    return f". Did you mean {close[0]!r}?" if close else ""
+    lower = {each.lower(): each for each in allowed if isinstance(each, str)}
+    close = get_close_matches(str(value).lower(), lower, n=1)
+    return f". Did you mean {lower[close[0]]!r}?" if close else ""
 
 
 def _short(value: Any) -> str:

@@ -248,7 +248,7 @@ def _variances(q: ArrayLike) -> np.ndarray:
 
 
 def _correlations(c: ArrayLike) -> np.ndarray:
-    correlations = np.asarray(c, float)
-    if not (np.abs(correlations) <= 1).all():
+    correlations = finite_array("c", c)
+    if (np.abs(correlations) > 1).any():
         raise ValueError(f"c must lie between -1 and 1, not {c!r}")
     return correlations

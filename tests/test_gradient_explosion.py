@@ -146,7 +146,7 @@ def test_measured_growth_does_not_overflow_and_knows_its_generator():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"activation": "Relu"}, ValueError, r"name must be one of .* Did you mean 'relu'\?"),
+        ({"activation": "Relu"}, ValueError, r"name must be 'identity', .* Did you mean 'relu'\?"),
         ({"activation": np.tanh}, TypeError, "derivative"),
         (
             {"activation": "relu", "batch_size": 3},

@@ -227,8 +227,10 @@ def test_the_error_shrinks_by_the_ratio_of_squares():
 @pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
 def test_neither_large_nor_small_weights_lose_their_norm(scale):
     w = draw(4, 3) / 10
+    w[0, 0] = w[1] = 0.0
     sigma = spectral_norm(w, 500, u=np.ones(4)).sigma
     assert spectral_norm(scale * w, 500, u=np.ones(4)).sigma == pytest.approx(scale * sigma)
+    assert spectral_norm(w, 500, u=scale * np.ones(4)).sigma == pytest.approx(sigma)
 
 
 @pytest.mark.parametrize("sums", [(0.1, 0.2, 0.3), (0.3, 0.1, 0.2), (1.0, 2.0, 3.0)])
@@ -241,6 +243,16 @@ def test_a_start_across_all_columns_finds_nothing(sums):
     assert not norm.v.any()
     nearly = across + np.array([1e-6, 0, 0])
     assert spectral_norm(w, 3, u=nearly).sigma == pytest.approx(np.linalg.norm(w, 2))
+
+
+def test_a_start_is_across_up_to_a_relative_1e_14():
+    w = np.ones((2, 1))
+    assert spectral_norm(w, u=[1.0, -1 + 4.2e-14]).sigma == pytest.approx(2**0.5)
+    assert spectral_norm(w, u=[1.0, -1 + 2e-14]).sigma == 0
+
+
+def test_a_direction_of_which_some_parts_are_zero_is_one():
+    assert spectral_norm([[1.0, 0.0], [0.0, 0.0]], u=[1.0, 1.0]).sigma == pytest.approx(1)
 
 
 def test_a_matrix_of_zeros_has_norm_zero():

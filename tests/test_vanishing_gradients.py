@@ -376,7 +376,7 @@ def test_impossible_biases_and_variances_are_refused(bad):
         with pytest.raises(ValueError, match="q must be "):
             call()
     for name in ("tanh", "relu"):
-        with pytest.raises(ValueError, match="c must lie between -1 and 1"):
+        with pytest.raises(ValueError, match="c must "):
             correlation_map(name, [0.0, 1 + abs(bad)])
 
 
@@ -396,7 +396,7 @@ def test_an_activation_without_a_derivative_is_refused(call):
     for unknown in (nn.ReLU(), torch.tanh, relu.twin()):
         with pytest.raises(TypeError, match=r"activation must be one of identity, .* derivative"):
             call(unknown, *arguments)
-    with pytest.raises(ValueError, match=r"name must be one of .*'tanh'\?"):
+    with pytest.raises(ValueError, match=r"name must be 'identity', .*'tanh'\?"):
         call("Tanh", *arguments)
 
 
