@@ -211,7 +211,26 @@ def claim(
     >>> claim("gain", [2.1, 1.7, 2.4, 1.9], above=0, unit="points")
     ✓ gain: 2.0 ± 0.5 points over 4 seeds (above 0)
     """
-    _check_arguments(id, expect, within, above, below, unit, varies, source)
+    if not isinstance(id, str) or not _ID.fullmatch(id):
+        raise ValueError(f"id must be kebab-case, like 'half-active-at-init', not {id!r}")
+    for name, bound in (("expect", expect), ("above", above), ("below", below)):
+        if bound is not None:
+            real(name, bound)
+    if within is not None:
+        real("within", within, 0)
+    if expect is not None and not (above is None and below is None):
+        raise ValueError(f"{id}: give either expect, or above and/or below")
+    if (expect is None) != (within is None):
+        raise ValueError(f"{id}: expect and within go together")
+    if above is not None and below is not None and not above < below:
+        raise ValueError(f"above must be less than below, not {above!r} and {below!r}")
+    if within == 0 and not float(expect or 0).is_integer():
+        raise ValueError("within=0 is for whole numbers; give a tolerance for a measured one")
+    choice("varies", varies, (*VARIES, None))
+    if not isinstance(unit, str) or re.search(r"[\d(;]|over", unit):
+        raise ValueError(f"unit must be text without digits, '(' and ';', not {unit!r}")
+    if not isinstance(source, str) or "\n" in source:
+        raise ValueError(f"source must be one line of text, not {source!r}")
     try:
         values, lost = _measured_values(id, value, overflowed)
     except ClaimError as error:
@@ -339,39 +358,6 @@ def _measured_values(
             "finite number; if nets have overflowed, say which: overflowed="
         )
     return values, lost
-
-
-def _check_arguments(
-    id: str,
-    expect: float | None,
-    within: float | None,
-    above: float | None,
-    below: float | None,
-    unit: str,
-    varies: str | None,
-    source: str,
-) -> None:
-    """Refuse arguments that make no claim."""
-    if not isinstance(id, str) or not _ID.fullmatch(id):
-        raise ValueError(f"id must be kebab-case, like 'half-active-at-init', not {id!r}")
-    for name, bound in (("expect", expect), ("above", above), ("below", below)):
-        if bound is not None:
-            real(name, bound)
-    if within is not None:
-        real("within", within, 0)
-    if expect is not None and not (above is None and below is None):
-        raise ValueError(f"{id}: give either expect, or above and/or below")
-    if (expect is None) != (within is None):
-        raise ValueError(f"{id}: expect and within go together")
-    if above is not None and below is not None and not above < below:
-        raise ValueError(f"above must be less than below, not {above!r} and {below!r}")
-    if within == 0 and not float(expect or 0).is_integer():
-        raise ValueError("within=0 is for whole numbers; give a tolerance for a measured one")
-    choice("varies", varies, (*VARIES, None))
-    if not isinstance(unit, str) or re.search(r"[\d(;]|over", unit):
-        raise ValueError(f"unit must be text without digits, '(' and ';', not {unit!r}")
-    if not isinstance(source, str) or "\n" in source:
-        raise ValueError(f"source must be one line of text, not {source!r}")
 
 
 def _last_place(tolerance: float) -> int:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
 from companion.checks import Seed, choice, generator, real, whole
 from companion.experiments.layers import Elementwise
-from companion.experiments.models import Activation, Init, draw_weight, mlp
+from companion.experiments.models import Activation, Init, fill, mlp
 
 __all__ = ["POOLS", "cnn"]
 
@@ -83,7 +82,7 @@ def cnn(
 
     Examples
     --------
-    >>> net = cnn(64, 10, np.random.default_rng(0), channels=(8,))
+    >>> net = cnn(64, 10, rng=0, channels=(8,))
     >>> [type(module).__name__ for module in net]
     ['Unflatten', 'Conv2d', 'Elementwise', 'MaxPool2d', 'Flatten', 'Linear']
     >>> net(torch.zeros(5, 64, dtype=torch.float64)).shape
@@ -104,8 +103,13 @@ def cnn(
     layers: list[nn.Module] = [nn.Unflatten(1, (1, side, side))]
     channels_in = 1
     for width in channels:
-        shape = whole("channels", width), channels_in, kernel_size, kernel_size
-        layers.append(_convolution(shape, rng, init, bias, not batch_norm, padding_mode))
+        layer = nn.utils.skip_init(
+            nn.Conv2d, channels_in, whole("channels", width), kernel_size,
+            padding=kernel_size // 2, padding_mode=padding_mode, bias=not batch_norm,
+            dtype=torch.float64,
+        )  # fmt: skip
+        fill(layer, rng, init, bias)
+        layers.append(layer)
         layers += [nn.BatchNorm2d(width, dtype=torch.float64)] if batch_norm else []
         layers.append(activation() if callable(activation) else Elementwise(activation))
         if halve is not None:
@@ -114,28 +118,3 @@ def cnn(
         channels_in = width
     output = mlp(channels_in * side**2, n_out, rng, widths=(), init=init)
     return nn.Sequential(*layers, nn.Flatten(1), *output)
-
-
-def _convolution(
-    shape: tuple[int, int, int, int],
-    rng: np.random.Generator,
-    init: Init,
-    bias: float,
-    biased: bool,
-    padding_mode: str,
-) -> nn.Conv2d:
-    """Make a convolution that keeps the image's size, with weights from the generator."""
-    width, channels_in, kernel_size, _ = shape
-    weight, end = draw_weight(shape, rng, init)
-    offset = np.full(width, bias)
-    if biased and init == "pytorch" and not bias:
-        offset = rng.uniform(-end, end, width)
-    layer = nn.utils.skip_init(
-        nn.Conv2d, channels_in, width, kernel_size, padding=kernel_size // 2,
-        padding_mode=padding_mode, bias=biased, dtype=torch.float64,
-    )  # fmt: skip
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weight))
-        if biased:
-            layer.bias.copy_(torch.from_numpy(offset))
-    return layer

@@ -21,7 +21,7 @@ from companion.checks import Seed, choice, finite_array, generator, real, whole
 from companion.experiments.layers import Dropout, Elementwise, Residual, SpectralLinear
 from companion.initialization import STDS, fans
 
-__all__ = ["Activation", "Init", "draw_weight", "mlp", "residual_mlp"]
+__all__ = ["Activation", "Init", "fill", "mlp", "residual_mlp"]
 
 Init = str | float | Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 """How weights are drawn: a rule's name, σ_w, or a function of the weights' shape."""
@@ -184,27 +184,40 @@ def _linear(
     spectral_norm: bool = False,
 ) -> nn.Linear:
     """Make a linear layer with weights, and biases if they are not zero, from the generator."""
-    weight, end = draw_weight((whole("widths", fan_out), whole("widths", fan_in)), rng, init)
-    offset = np.full(fan_out, bias)
-    if biased and bias_std:
-        offset = rng.normal(bias, bias_std, fan_out)
-    elif biased and init == "pytorch" and not bias:
-        offset = rng.uniform(-end, end, fan_out)
+    fan_in, fan_out = whole("widths", fan_in), whole("widths", fan_out)
     kind = SpectralLinear if spectral_norm else nn.Linear
     layer = nn.utils.skip_init(kind, fan_in, fan_out, bias=biased, dtype=torch.float64)
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weight))
-        if biased:
-            layer.bias.copy_(torch.from_numpy(offset))
+    fill(layer, rng, init, bias, bias_std)
     if isinstance(layer, SpectralLinear):
         layer.start(rng.spawn(1)[0])  # which leaves the draws to come as they are
     return layer
 
 
-def draw_weight(
+@torch.no_grad()
+def fill(
+    layer: nn.Linear | nn.Conv2d,
+    rng: np.random.Generator,
+    init: Init,
+    bias: float,
+    bias_std: float = 0.0,
+) -> None:
+    """Draw the weights of a layer, and its biases if it has any and they are not zero."""
+    weight, end = _draw_weight(tuple(layer.weight.shape), rng, init)
+    layer.weight.copy_(torch.from_numpy(weight))
+    if layer.bias is None:
+        return
+    offset = np.full(len(weight), bias)
+    if bias_std:
+        offset = rng.normal(bias, bias_std, len(weight))
+    elif init == "pytorch" and not bias:
+        offset = rng.uniform(-end, end, len(weight))
+    layer.bias.copy_(torch.from_numpy(offset))
+
+
+def _draw_weight(
     shape: tuple[int, ...], rng: np.random.Generator, init: Init
 ) -> tuple[np.ndarray, float]:
-    """Draw the weights of a layer or a convolution; also return the end of PyTorch's interval."""
+    """Draw weights of a shape; also return the end of PyTorch's interval."""
     if callable(init):
         drawn = finite_array("what init returns", init(shape, rng))
         if drawn.shape != shape:
