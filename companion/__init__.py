@@ -11,25 +11,35 @@ array([[0.1 , 0.  , 0.52],
        [0.09, 0.  , 0.3 ]])
 
 =====================  ==========================================================================
-chapter                module
-=====================  ==========================================================================
-`activations`          `companion.activations`: each activation beside its derivative, in NumPy
-`gradient_descent`     `companion.gradient_descent`: the optimizers, clipping, a schedule, in NumPy
-`vanishing_gradients`  `companion.vanishing_gradients`: a model's profile, and mean-field theory
-`initialization`       `companion.initialization`: every rule for starting weights; gains; in NumPy
-`batch_norm`           `companion.batch_norm`: batch norm and layer norm, both ways, in NumPy
-`gradient_explosion`   `companion.gradient_explosion`: how batch norm makes gradients grow, in NumPy
-`regularization`       `companion.regularization`: penalties, dropout, the spectral norm, in NumPy
-`dead_relu`            `companion.dead_relu`: the step that kills; dormancy scores; in NumPy
-`born_dead`            `companion.born_dead`: nets that are dead before training, in NumPy
-`detection`            `companion.detection`: which units of a model are dead, and why; hooks
-`revival`              `companion.revival`: resets of dead units, pruning, other remedies
-`dead_channels`        `companion.dead_channels`: what positions and borders do, in NumPy
-`claims`               `companion.claims`: claims, and reading them back from the pages
-chapters on depth      `companion.quadrature`: averages over a normal distribution
-every module           `companion.checks`: checks of arguments
-every chapter          `companion.figures`, `companion.devices`: one style; seeds
-chapters that train    `companion.experiments`: data, models, and training of many seeds at once
+what a chapter teaches, in NumPy
+-------------------------------------------------------------------------------------------------
+`activations`          each activation beside its derivative
+`gradient_descent`     the optimizers, clipping, a schedule
+`vanishing_gradients`  mean-field theory; the profile of any PyTorch model
+`initialization`       every rule for starting weights; gains
+`batch_norm`           batch norm and layer norm, both ways
+`gradient_explosion`   how batch norm makes gradients grow
+`regularization`       penalties, dropout, the spectral norm
+`dead_relu`            the step that kills; dormancy scores
+`born_dead`            nets that are dead before training
+`dead_channels`        what positions and borders do
+`quadrature`           averages over a normal distribution, for the chapters on depth
+---------------------  --------------------------------------------------------------------------
+the toolbox, for models of your own
+-------------------------------------------------------------------------------------------------
+`detection`            which units of a model are dead, and why
+`revival`              resets of dead units, pruning, other remedies
+---------------------  --------------------------------------------------------------------------
+the laboratory
+-------------------------------------------------------------------------------------------------
+`experiments`          data, models, and training of many seeds at once
+---------------------  --------------------------------------------------------------------------
+the book's machinery
+-------------------------------------------------------------------------------------------------
+`claims`               claims, reading them back from the pages, running the pages
+`figures`              one style for every figure
+`devices`              seeds, and where nets train
+`checks`               checks of arguments
 =====================  ==========================================================================
 
 Importing the package imports nothing else: a name is fetched from its module when it is asked for.
