@@ -21,7 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["choice", "finite_array", "generator", "names", "real", "whole"]
+__all__ = ["Seed", "choice", "finite_array", "generator", "names", "real", "whole"]
+
+Seed = np.random.Generator | int | None
+"""What `generator` takes: a generator, a seed, or None for fresh numbers each time."""
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -203,7 +206,7 @@ def names(name: str, value: Any, allowed: Iterable[str]) -> tuple[str, ...]:
     return given
 
 
-def generator(name: str, rng: np.random.Generator | int | None) -> np.random.Generator:
+def generator(name: str, rng: Seed) -> np.random.Generator:
     """Take a random number generator, as NumPy's functions do.
 
     Parameters
@@ -296,8 +299,9 @@ def _listed(allowed: list[Any]) -> str:
 
 
 def _meant(value: Any, allowed: Iterable[Any]) -> str:
-    close = get_close_matches(str(value), [each for each in allowed if isinstance(each, str)], 1)
-    return f". Did you mean {close[0]!r}?" if close else ""
+    lower = {each.lower(): each for each in allowed if isinstance(each, str)}
+    close = get_close_matches(str(value).lower(), lower, n=1)
+    return f". Did you mean {lower[close[0]]!r}?" if close else ""
 
 
 def _short(value: Any) -> str:

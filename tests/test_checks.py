@@ -86,6 +86,7 @@ def test_choice_takes_what_is_allowed():
     ("value", "error", "message"),
     [
         ("evil", ValueError, "mode must be 'eval', 'train' or 'both', not 'evil'. Did you mean 'e"),
+        ("EVAL", ValueError, "not 'EVAL'. Did you mean 'eval'?"),
         ("", ValueError, "not ''$"),
         (3, TypeError, "mode must be .*, not 3$"),
         (None, TypeError, "not None$"),

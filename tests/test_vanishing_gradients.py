@@ -347,9 +347,11 @@ def test_impossible_weights_are_refused(bad):
         lambda: length_map("tanh", 1.0, bad),
         lambda: correlation_map("tanh", 0.0, sigma_w=bad),
     ):
-        with pytest.raises(ValueError, match="sigma_w must be positive and below 1e9, got "):
+        with pytest.raises(
+            ValueError, match="sigma_w must be a finite number, more than 0 and less than"
+        ):
             call()
-    with pytest.raises(ValueError, match="gain must be positive and below 1e9, got "):
+    with pytest.raises(ValueError, match="gain must be a finite number, more than 0 and less than"):
         gradient_factor("relu", bad)
 
 
@@ -362,7 +364,9 @@ def test_impossible_biases_and_variances_are_refused(bad):
         lambda: correlation_map("tanh", 0.0, sigma_w=1.0, sigma_b=bad),
         lambda: gradient_factor("relu", 1.0, bad),
     ):
-        with pytest.raises(ValueError, match="sigma_b must be not negative and below 1e9, got "):
+        with pytest.raises(
+            ValueError, match="sigma_b must be a finite number, 0 or more and less than"
+        ):
             call()
     for call in (
         lambda: mean_field("tanh", 1.0, q=bad),
@@ -372,15 +376,15 @@ def test_impossible_biases_and_variances_are_refused(bad):
         with pytest.raises(ValueError, match="q must be "):
             call()
     for name in ("tanh", "relu"):
-        with pytest.raises(ValueError, match="c must lie between -1 and 1"):
+        with pytest.raises(ValueError, match="c must "):
             correlation_map(name, [0.0, 1 + abs(bad)])
 
 
 @pytest.mark.parametrize("bad", ["1", None, True, [1.0], 1j])
 def test_what_is_no_number_is_refused(bad):
-    with pytest.raises(TypeError, match="sigma_w must be a real number, not "):
+    with pytest.raises(TypeError, match="sigma_w must be a finite number, "):
         mean_field("tanh", bad)
-    with pytest.raises(TypeError, match="sigma_b must be a real number, not "):
+    with pytest.raises(TypeError, match="sigma_b must be a finite number, "):
         critical_sigma_w("tanh", bad)
 
 
@@ -392,7 +396,7 @@ def test_an_activation_without_a_derivative_is_refused(call):
     for unknown in (nn.ReLU(), torch.tanh, relu.twin()):
         with pytest.raises(TypeError, match=r"activation must be one of identity, .* derivative"):
             call(unknown, *arguments)
-    with pytest.raises(ValueError, match=r"name must be one of .*'tanh'\?"):
+    with pytest.raises(ValueError, match=r"name must be 'identity', .*'tanh'\?"):
         call("Tanh", *arguments)
 
 
