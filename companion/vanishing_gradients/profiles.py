@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor, nn
 
-__all__ = ["SignalProfile", "signal_profile", "untouched"]
+__all__ = ["SignalProfile", "signal_profile"]
 
 _SMALL, _LARGE = 1e-12, 1e18  # between them squares stay within single precision
 
