@@ -1476,6 +1476,9 @@ BAD = [
     (inputs(9), {"batch_size": 0}, ValueError, "batch_size must be"),
     (inputs(9), {"batch_size": 2.5}, TypeError, "batch_size must be"),
     (inputs(9), {"call": "model"}, TypeError, "call must be callable"),
+    (inputs(9), {"mask": 3}, TypeError, "mask must be a name or callable"),
+    (inputs(9), {"batch_first": "no"}, TypeError, "batch_first must be True or False"),
+    (inputs(9), {"progress": "yes"}, TypeError, "progress must be"),
     (inputs(9, 4), {}, ValueError, r"loader must give .* \(9, 4\) .*shapes cannot be multiplied"),
     (inputs(9).to_sparse(), {}, ValueError, "loader must be dense"),
     (np.array([None, 1]), {}, TypeError, "loader must be an array of numbers"),
@@ -1735,6 +1738,15 @@ def test_a_report_draws_itself(report):
     plt.close("all")
     with pytest.raises(ValueError, match="layers must be"):
         UnitReport(())
+
+
+def test_what_is_no_report_is_refused(report):
+    for layers, notes in ((None, ()), ("ab", ()), ([*report.layers], ()), (report.layers, "ab")):
+        with pytest.raises(TypeError, match="must be a tuple of"):
+            UnitReport(layers, notes)
+    for key, error in ((99, IndexError), (-3, IndexError), (1.0, TypeError), (None, TypeError)):
+        with pytest.raises(error, match="layer"):
+            report[key]
 
 
 def test_a_long_report_is_short_and_shows_the_worst():
@@ -2426,6 +2438,30 @@ def test_parameter_that_is_not_finite_is_overflow(layer, value, n_nan):
     assert report.overflowed
     assert report[0].nan.sum() == n_nan
     assert "overflowed" in str(report).splitlines()[-1]
+
+
+def test_watch_sees_what_overflows_behind_the_last_activation():
+    net = perceptron()
+    with watch(net) as watched:
+        net(inputs())
+    assert not watched.report().overflowed
+    with torch.no_grad():
+        net[-1].bias[0] = math.inf
+    with watched:
+        net(inputs())
+    assert watched.report().overflowed
+    watched.clear()
+    with torch.no_grad():
+        net[-1].bias[0] = 0
+    with watched:
+        net(inputs())
+    assert not watched.report().overflowed
+
+
+def test_a_model_without_numbers_is_refused():
+    for net in (nn.Sequential(nn.LazyLinear(3), nn.ReLU()), perceptron().to("meta")):
+        with pytest.raises(ValueError, match="model must have numbers"):
+            census(net, inputs())
 
 
 @pytest.mark.parametrize("wrap", [lambda y: y, lambda y: (1, y), lambda y: {"logits": [y]}])

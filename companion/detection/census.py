@@ -91,14 +91,15 @@ def census(
     >>> report[0].score.round(2)
     array([0.  , 0.33, 2.67])
     """
-    whole("batch_size", batch_size)
+    batch_size = whole("batch_size", batch_size)
+    choice("progress", progress, (True, False, None))
     watched = Watch(model, activations=activations, axis=axis, mask=mask, batch_first=batch_first)
     model = watched.model
     choice("mode", mode, ("eval", "train", None))
     if call is not None and not callable(call):
         raise TypeError(f"call must be callable, not {call!r}")
-    if any(map(is_lazy, model.parameters())):
-        raise ValueError("model must be initialized, but has lazy parameters: run it once before")
+    if any(is_lazy(p) or p.is_meta for p in model.parameters()):
+        raise ValueError("model must have numbers, but has lazy parameters, or some on 'meta'")
     with untouched(model), torch.no_grad():
         torch.backends.mha.set_fastpath_enabled(False)  # it calls no activation that can be seen
         if mode is not None:

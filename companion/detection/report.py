@@ -191,9 +191,12 @@ class UnitReport:
     """What the model was called with at first, two samples of it: arguments and keywords."""
 
     def __post_init__(self) -> None:
-        names = [layer.name for layer in self.layers if isinstance(layer, LayerReport)]
-        if not names or len({*names}) < len(self.layers):
-            raise ValueError("layers must be LayerReports, one at least, and of different names")
+        for name, kind in (("layers", LayerReport), ("notes", str)):
+            given = getattr(self, name)
+            if not isinstance(given, tuple) or not all(isinstance(part, kind) for part in given):
+                raise TypeError(f"{name} must be a tuple of {kind.__name__}s, not {given!r}")
+        if not self.layers or len({*self.names}) < len(self.layers):
+            raise ValueError("layers must be one at least, and of different names")
         if any(layer.nan.any() for layer in self.layers):
             object.__setattr__(self, "overflowed", True)
 
@@ -213,6 +216,8 @@ class UnitReport:
             if key not in self.names:
                 raise KeyError(f"no layer {key!r}, only {', '.join(map(repr, self.names))}")
             return self.layers[self.names.index(key)]
+        if not isinstance(key, int | np.integer):
+            raise TypeError(f"a layer is asked for by name or number, not {key!r}")
         if not -len(self) <= key < len(self):
             raise IndexError(f"no layer {key}, only {len(self)}, counted from 0")
         return self.layers[key]

@@ -98,7 +98,11 @@ class Watch:
         self.mode = None if mode is None else choice("mode", mode, ("train", "eval"))
         self.axis = _checked_axis(axis)
         self.rules = find_activations(self.model, activations)
-        self.mask, self.batch_first, self.keeps_history = mask, batch_first, history
+        if not (mask is None or isinstance(mask, str) or callable(mask)):
+            raise TypeError(f"mask must be a name or callable, not {mask!r}")
+        self.mask = mask
+        self.batch_first = choice("batch_first", batch_first, (True, False))
+        self.keeps_history = choice("history", history, (True, False))
         self.notes: dict[str, None] = {}  # what was not seen, in order
         self.example: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._makers = {
@@ -117,6 +121,7 @@ class Watch:
         self._steps: list[int] = []
         self._shares: list[dict[str, Tensor]] = []
         self._plain: dict[bool, dict[str, tuple[Trail, int]]] = {}  # by mode: where units were
+        self._zeros: dict[torch.device, Any] = {}  # 0 as long as the model's outputs are finite
         self._in_compiled = _InCompiled()
 
     # ---- what a user calls ----------------------------------------------------------------------
@@ -163,7 +168,9 @@ class Watch:
     def clear(self) -> None:
         """Forget what was counted so far."""
         with self._lock:
-            for kept in (self._tallies, self._broken, self.notes, self._steps, self._shares):
+            for kept in (
+                self._tallies, self._broken, self.notes, self._steps, self._shares, self._zeros,
+            ):  # fmt: skip
                 kept.clear()
 
     def report(self) -> UnitReport:
@@ -182,7 +189,8 @@ class Watch:
             notes.append(
                 "in compiled code modules were seen, and functions such as F.relu were not"
             )
-        return UnitReport(layers, tuple(notes), example=self.example)
+        finite = all(zero == 0 for zero in self._zeros.values())
+        return UnitReport(layers, tuple(notes), not finite, self.example)
 
     def history(self) -> dict[str, np.ndarray]:
         """Return the share of dead units on each pass that was looked at, by layer.
@@ -256,7 +264,7 @@ class Watch:
         self._here.now = here
         here.flow.__enter__()
 
-    def _finish(self, *_: Any) -> None:
+    def _finish(self, module: Any = None, args: Any = (), output: Any = None) -> None:
         """End it, even by an exception."""
         if torch.compiler.is_compiling():
             return
@@ -267,6 +275,9 @@ class Watch:
         here.flow.__exit__(None, None, None)
         try:
             here.flow.finish()
+            for t in tensors_in(output):  # 0, or NaN if it is not finite; nobody waits for it
+                if t.is_floating_point() or t.is_complex():
+                    self._zeros[t.device] = self._zeros.get(t.device, 0) + 0 * t.detach().sum()
         except Exception as error:
             self._failed("the model's outputs", error)
         if here.flow.plain and not here.flow.light:
