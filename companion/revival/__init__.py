@@ -28,9 +28,10 @@ from companion.revival.resets import Revival, Touched, revive
 from companion.revival.schedule import Reviver, revive_every
 from companion.revival.shifts import Centre, centre_inputs, shift_bias
 from companion.revival.structure import Reader, UnitGroup, UnitGroups
+from companion.revival.trial import Outcome, Trial, trial
 
 __all__ = [
-    "Centre", "Reader", "Remedy", "Revival", "Reviver", "Touched", "UnitGroup", "UnitGroups",
-    "centre_inputs", "lower_rate", "prune", "revive", "revive_every", "shift_bias",
-    "swap_activation", "unit_groups",
+    "Centre", "Outcome", "Reader", "Remedy", "Revival", "Reviver", "Touched", "Trial", "UnitGroup",
+    "UnitGroups", "centre_inputs", "lower_rate", "prune", "revive", "revive_every", "shift_bias",
+    "swap_activation", "trial", "unit_groups",
 ]  # fmt: skip
