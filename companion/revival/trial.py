@@ -130,15 +130,16 @@ def _percent(shares: Iterable[float]) -> str:
 
 
 def _helps(found: Outcome, base: Outcome, start: float) -> bool:
-    """Tell if a remedy beats the net as it is, with every seed, as `trial` says."""
+    """Tell if a remedy beats the net as it is, by the rule that `trial` states."""
     start = start if math.isfinite(start) else math.inf
-    for loss, other in zip(found.losses, base.losses, strict=True):
-        if not math.isfinite(loss) or start - loss < ESCAPE * abs(start):
-            return False
-        worth = min(FALL * max(start - other, 0.0), LOSS * abs(other))
-        if math.isfinite(other) and other - loss < worth:
-            return False
-    return True
+    losses = np.array(found.losses)
+    if not np.isfinite(losses).all() or (start - losses < ESCAPE * abs(start)).any():
+        return False
+    if not math.isfinite(base.loss):
+        return True
+    by = np.subtract(base.losses, losses)
+    worth = min(FALL * max(start - base.loss, 0.0), LOSS * abs(base.loss))
+    return bool((by > 0).all() and by.mean() >= worth)
 
 
 def trial(
@@ -200,10 +201,10 @@ def trial(
     Notes
     -----
     The remedy to take is that with the lowest mean loss, of those that beat the net as it is. That
-    a remedy does if, with every seed, its loss is finite and at least 1 % below the first one, and
-    lower than that of the net as it is by 30 % of it, or by 10 % of what it has fallen, whichever
-    is less: what gains less in a few steps is seldom worth a change, or is noise. (Where the net
-    as it is ends at NaN, the first condition decides alone.)
+    a remedy does if with every seed its loss is finite, at least 1 % below the first one, and lower
+    than that of the net as it is; and if the means differ by 30 % of the loss as it is, or by 10 %
+    of what that has fallen, whichever is less: what gains less in a few steps is seldom worth a
+    change, or is noise. (Where the net as it is ends at NaN, the first two conditions decide.)
 
     A short training prefers what is quick: "a tenth of the rate" of a good rate loses. Taught in
     the chapter `detection`.
@@ -322,6 +323,8 @@ def _refuse(model: nn.Module, batch: Any, batch_loss: Loss) -> None:
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise TypeError(f"loss and call must return one number, a tensor, not {value!r}")
     wanted = [p for p in model.parameters() if p.requires_grad]
+    if not wanted:
+        raise ValueError("model must have a parameter that is not frozen")
     found = torch.autograd.grad(value, wanted, allow_unused=True) if value.requires_grad else ()
     if all(gradient is None for gradient in found):
         raise ValueError("call must use the model that it is given, and return a loss of it")
