@@ -213,7 +213,8 @@ def _of_units(
     if n := int(part.nan.sum()):
         yield _Case("not finite", part.name, n, [f"{n} of {len(part)} units gave NaN or infinity"])
     if source is not None and not SMALL <= source.scale <= LARGE:
-        yield _Case("weights far from He's rule", part.name, 0, [_scale(source)])
+        text = f"made by {source.layer!r}: {_scale(source)}"
+        yield _Case("weights far from He's rule", part.name, 0, [text])
     if source is not None and source.constant:
         text = f"what {source.layer!r} receives is the same for every sample"
         yield _Case("no signal", part.name, len(part), [text])
@@ -238,24 +239,22 @@ def _case(what: str, part: LayerReport, units: np.ndarray, source: Source | None
     n = int(units.sum())
     evidence = [f"{n} of {len(part)} units on {part.n_seen:,} samples"]
     if source is not None:
-        evidence.append(f"made by {source.layer!r}, where {_scale(source)}")
+        facts = [_scale(source)]
         if not np.isnan(source.offset):
-            far = 100 * source.offset
-            evidence.append(f"{far:.0f} % of its inputs' mean square is that of their mean")
+            facts.append(f"{100 * source.offset:.0f} % of its inputs' mean square is their mean's")
         if source.norm and source.beta is not None and source.gamma is not None:
             beta, gamma = source.beta[units], source.gamma[units]
             low, none = (beta < 0) & (beta <= -2 * abs(gamma)), (beta == 0) & (gamma == 0)
-            evidence.append(
-                f"{low.sum()} have a shift of −2 scales or less in {source.norm!r}, {none.sum()} a "
-                "shift and scale of zero"
-            )
+            facts.append(f"in {source.norm!r} {low.sum()} have a shift of −2 scales or less")
+            facts.append(f"{none.sum()} a shift and scale of zero")
         elif source.bias is not None:
-            evidence.append(f"their median bias is {np.median(source.bias[units]):.2g}")
+            facts.append(f"median bias {np.median(source.bias[units]):.2g}")
+        evidence.append(f"made by {source.layer!r}: {', '.join(facts)}")
     return _Case(what, part.name, n, evidence)
 
 
 def _scale(source: Source) -> str:
-    return f"the weights' standard deviation is {source.scale:.2f} times that of He's rule"
+    return f"weights' standard deviation {source.scale:.2f} times He's"
 
 
 def _of_model(

@@ -1,4 +1,4 @@
-"""Bring dead units back, or take them out: resets, pruning, and remedies with a report.
+"""Find out what helps; bring dead units back, or take them out: trials, resets, pruning.
 
 >>> import numpy as np, torch
 >>> from companion.detection import census
@@ -12,6 +12,8 @@
 >>> revival = revive(net, census(net, x), rng=np.random.default_rng(0))  # or with five new ones
 >>> revival.n_units, bool((net(x) == before).all())
 (5, True)
+
+Which of these helps a net, or a lower rate, or centred inputs, `trial` finds out on copies of it.
 
 Which layer makes a unit and which ones read it is found by `unit_groups`. What cannot be touched
 safely is refused by name, and nothing is changed then.
