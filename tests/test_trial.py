@@ -482,8 +482,11 @@ def test_what_cannot_be_tried_is_named_with_the_reason():
 
 def test_a_model_without_known_activations_is_tried_by_its_loss():
     model, (_, loader) = Functions(), small()
+    model.train()
     found = quick(model, loader)
     assert math.isnan(found.dead)
+    with torch.no_grad():
+        assert found.loss == pytest.approx(float(cross_entropy(model(loader[4][0]), loader[4][1])))
     assert {"a tenth of the rate", "warm-up", "weights drawn anew"} <= {
         outcome.remedy for outcome in found.outcomes
     }

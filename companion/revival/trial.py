@@ -331,7 +331,7 @@ def _refuse(model: nn.Module, batch: Any, batch_loss: Loss) -> None:
 
 
 def _measure(model: nn.Module, batches: list[Any], batch_loss: Loss) -> tuple[float, float]:
-    """Return the mean loss, and the share of dead units, in evaluation mode."""
+    """Return a copy's mean loss, and its share of dead units, in evaluation mode."""
     losses: list[float] = []
 
     def call(model: nn.Module, batch: Any) -> Tensor:
@@ -341,13 +341,14 @@ def _measure(model: nn.Module, batches: list[Any], batch_loss: Loss) -> tuple[fl
 
     try:
         report = census(model, batches, call=call)
-    except ValueError:  # no activation is known; all batches went through, or it is another error
-        if len(losses) < len(batches):
-            raise
+    except ValueError:  # no activation that is known; or it is the loss's, and comes again
+        losses.clear()
+        with torch.no_grad():
+            for batch in batches:
+                call(model.eval(), batch)
         return float(np.mean(losses)), math.nan
     units = np.concatenate([layer.dead for layer in report])
-    dead = math.nan if report.overflowed else float(units.mean())
-    return float(np.mean(losses)), dead
+    return float(np.mean(losses)), math.nan if report.overflowed else float(units.mean())
 
 
 def _reason(error: Exception) -> str:
