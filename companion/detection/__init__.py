@@ -3,7 +3,8 @@
 A unit is dead on a data set if its activation's *derivative* is zero for every sample, and for a
 channel at every position: then nothing before it learns from these samples. That its output is near
 zero is neither necessary nor sufficient. `census` counts over a data set, `watch` round a training
-loop; both return a `UnitReport`, which `diagnose` reads.
+loop; both return a `UnitReport`, which `diagnose` reads. What helps is found
+out by `companion.revival.trial`.
 
 Taught in the chapter `detection`.
 """
