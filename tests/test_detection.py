@@ -854,6 +854,31 @@ def test_a_watch_never_raises_into_the_loop():
     assert "vmap" in watched.report().notes[0]
 
 
+def test_a_pass_that_differs_from_the_last_is_followed():
+    """Which module runs, and which functions, may change with every pass."""
+
+    def forward(self, x):
+        h = (self.a if x[0, 0, 0] > 0 else self.b)(x)
+        return h if len(x) > 5 else self.c(h.transpose(1, 2))
+
+    torch.manual_seed(0)
+    parts = {"a": nn.Conv1d(5, 7, 3), "b": nn.Conv1d(5, 7, 3), "c": nn.Linear(7, 7)}
+    calls = {name: Calls(torch.relu, part) for name, part in parts.items()}
+    net = Forward(forward, **calls)
+    batches = [torch.randn(n, 5, 9) + shift for n in (4, 9, 4) for shift in (-9, 9, -9, 9, 9)]
+    report = census(net, batches)
+    seen = {"a": [], "b": [], "c": []}
+    for x in batches:
+        name = "a" if x[0, 0, 0] > 0 else "b"
+        h = torch.relu(parts[name](x))
+        seen[name].append(h.transpose(1, 2).reshape(-1, 7))
+        if len(x) < 6:
+            seen["c"].append(torch.relu(parts["c"](h.transpose(1, 2))).reshape(-1, 7))
+    for name, kept in seen.items():
+        layer = report[f"{name}.relu()"]
+        np.testing.assert_array_equal(layer.active, (torch.cat(kept) > 0).sum(0))
+
+
 def test_names_are_kept_apart():
     net = Forward(lambda s, x: getattr(s, "relu (2)")(s.relu(s.relu(x))), relu=nn.ReLU())
     net.add_module("relu (2)", nn.ReLU())

@@ -43,7 +43,7 @@ class Made(LayerReport):
 def units(dead=0, on=0, nan=0, flat=0, n=100, kind="relu", n_seen=1000, made_by="", name="1"):
     """A layer of n units: the first ones dead, then saturated, the last ones always on, or NaN."""
     place = np.arange(n)
-    active = np.where(place < dead, 0, np.where(place >= n - on, n_seen, n_seen / 2))
+    active = np.where(place < dead, 0, np.where(place >= n - on, n_seen, n_seen // 2))
     steep = np.where(place < dead + flat, 0, active)
     size = np.where(place >= n - nan, np.nan, 1.0)
     values = {

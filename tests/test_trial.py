@@ -139,7 +139,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("fails", [False, True])
-def test_model_and_random_states_are_bit_for_bit_as_before(training, fails):
+def test_model_and_random_states_are_bit_for_bit_untouched(training, fails):
     model, loader = small()
     model.insert(1, nn.BatchNorm1d(8))
     model.insert(3, nn.Dropout(0.5))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,8 +59,6 @@ _DULL = {
 
 
 _NUMBERS = (int, float, str, type(None))
-_CALLED = {*FUNCTIONS, *(f"{name}_" for name in FUNCTIONS), "special_expit"} - {"clamp", "clamp_"}
-"""Names of functions that are activations wherever they are called."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +71,18 @@ class Call:
     trail: Trail  #: of z
     place: int  #: in the order of calls
     name: str  #: of its layer in a report
+    path: str = ""  #: of the module that called it
+    step: int = -1  #: among the functions of the pass; -1 for a module
+
+
+@dataclass(eq=False)
+class Plan:
+    """What a pass called, so that the next one need not be followed if it calls the same."""
+
+    names: list[str] = field(default_factory=list)  #: of its functions
+    calls: dict[int, Call] = field(default_factory=dict)  #: of activations, by their place there
+    trails: dict[str, tuple[Trail, int]] = field(default_factory=dict)
+    """By layer, where its units were, and the number of axes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +115,7 @@ class _Step:
 class Flow(TorchFunctionMode):
     """What is known of one forward pass; `judge` is told of each activation, once it is whole.
 
-    A `light` one follows nothing until a function is called that is an activation.
+    With a `plan`, the pass is not followed as long as it calls the functions of the plan.
     """
 
     def __init__(
@@ -116,13 +126,15 @@ class Flow(TorchFunctionMode):
         *,
         paths: Container[str] = (),
         batch_first: bool = True,
-        light: bool = False,
+        plan: Plan | None = None,
     ) -> None:
         super().__init__()
         self.makers, self.judge, self.failed = makers, judge, failed
         self.paths = paths
-        self.batch_first, self.light = batch_first, light
-        self.plain = True  # whether all activations so far were modules, each judged by itself
+        self.batch_first = batch_first
+        self.plan, self.light = plan or Plan(), plan is not None
+        self.plain = True  # whether no activation so far was put together from parts
+        self._step_number = -1
         self.path: list[str] = [""]
         self.muted = 0  # how many modules that are activations run at present
         self.place = 0  # of the last call, in their order
@@ -160,14 +172,24 @@ class Flow(TorchFunctionMode):
         """Run a function as it would have run, with a look before and after."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if self.muted:
+            return func(*args, **kwargs)
+        self._step_number += 1
         if self.light:
-            self.light = self.muted > 0 or name not in _CALLED
-            if self.light:
+            names, number = self.plan.names, self._step_number
+            call = self.plan.calls.get(number)
+            self.light = number < len(names) and names[number] == name
+            if self.light and call is None:
                 return func(*args, **kwargs)
+            if self.light and call is not None and call.path == self.path[-1]:
+                return self._repeat(call, func, args, kwargs)
+            self.light = False
+        else:
+            self.plan.names.append(name)
         if name == "__get__":
             name = getattr(getattr(func, "__self__", None), "__name__", "")
             name = name if name in {"T", "mT", "H", "mH"} else "size"
-        if self.muted or name in _DULL or torch.compiler.is_compiling():
+        if name in _DULL or torch.compiler.is_compiling():
             return func(*args, **kwargs)
         name, in_place = _plain(name, args, kwargs)
         given: list[Tensor] = []
@@ -184,6 +206,21 @@ class Flow(TorchFunctionMode):
                 self._after(func, name, args, kwargs, given, tensors_in(output), step)
         except Exception as error:
             self.failed(self.path[-1], error)
+        return output
+
+    def _repeat(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
+        """Make a call that the plan has, and judge it as it was judged."""
+        z = first_tensor(args, kwargs)
+        try:
+            if z is not None and call.rule.of != "h" and _plain(func.__name__, args, kwargs)[1]:
+                with torch._C.DisableTorchFunction():
+                    z = z.detach().clone()
+        except Exception as error:
+            self.failed(self.path[-1], error)
+        output = func(*args, **kwargs)
+        if z is not None:
+            with torch._C.DisableTorchFunction():
+                self.judge(replace(call, z=z, h=output))
         return output
 
     def _before(
@@ -313,20 +350,26 @@ class Flow(TorchFunctionMode):
         """Note what a tensor is a function of; it is judged when nothing more is added to it."""
         formula = step.formula
         if rule is not None and (rule.kind != "clamp" or step.trail.units is not None):
-            call = self._call(rule, step.z, t, step.trail, path)
+            call = self._call(rule, step.z, t, step.trail, path, module=path is not None)
             formula = replace(formula, calls=(*formula.calls, call))
         self._formulas[id(t)] = formula
         self._subsume(formula)
         if formula.calls or (formula.own and self.trail(formula.root).units is not None):
             self._pending[id(t)] = (t, formula)
 
-    def _call(self, rule: Rule, z: Tensor, h: Tensor, trail: Trail, whole: str | None) -> Call:
+    def _call(
+        self,
+        rule: Rule,
+        z: Tensor,
+        h: Tensor,
+        trail: Trail,
+        whole: str | None,
+        module: bool = False,
+    ) -> Call:
         """Name a call: by the module that does nothing else, or by the one that made it."""
-        if whole is None:
-            self.plain = False
         name = f"{self.path[-1]}.{rule.kind}()".removeprefix(".") if whole is None else whole
-        label = self.label(name)
-        return Call(rule, z, h, trail, self.place, label)
+        label, path = self.label(name), self.path[-1]
+        return Call(rule, z, h, trail, self.place, label, path, -1 if module else self._step_number)
 
     def label(self, name: str) -> str:
         """Number the calls of a name: "relu", "relu (2)", ..."""
@@ -349,7 +392,7 @@ class Flow(TorchFunctionMode):
             formula = replace(formula, calls=(call,), joined=False, n_bends=0, judged=False)
         elif len(formula.calls) == 1 and formula.calls[0].name.endswith(")"):
             (call,) = formula.calls
-            call = self._call(call.rule, call.z, call.h, call.trail, path)
+            call = replace(call, name=self.label(path), place=self.place)
             formula = replace(formula, calls=(call,))
         self._pending[id(t)] = (t, formula)
         self._formulas[id(t)] = formula

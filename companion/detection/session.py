@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from companion.checks import choice, whole
-from companion.detection.flow import Call, Flow, first_tensor, tensors_in
+from companion.detection.flow import Call, Flow, Plan, first_tensor, tensors_in
 from companion.detection.report import UnitReport
 from companion.detection.rules import Rule, module_rule, own_rule
 from companion.detection.tally import Layout, Tally
@@ -24,6 +24,10 @@ from companion.detection.trails import Trail
 __all__ = ["Watch", "bare", "watch"]
 
 Mask = str | Callable[..., Tensor]
+
+MOST_ODD = 3
+"""A model that so often calls other functions than before is followed on every pass."""
+_NOTHING = torch.zeros(0)
 
 _PADDING = {"attention_mask": True, "src_key_padding_mask": False, "key_padding_mask": False}
 """Arguments of a model that tell padding, and what they are where a number counts."""
@@ -120,7 +124,8 @@ class Watch:
         self._called = self._recorded = False
         self._steps: list[int] = []
         self._shares: list[dict[str, Tensor]] = []
-        self._plain: dict[bool, dict[str, tuple[Trail, int]]] = {}  # by mode: where units were
+        self._plans: dict[bool, Plan] = {}  # by mode: what a pass calls
+        self._odd = 0  # passes that called anything else
         self._zeros: dict[torch.device, Any] = {}  # 0 as long as the model's outputs are finite
         self._in_compiled = _InCompiled()
 
@@ -256,7 +261,7 @@ class Watch:
             self._failed,
             paths=self._paths,
             batch_first=self.batch_first,
-            light=training in self._plain,  # a pass of this kind called nothing but modules
+            plan=self._plans.get(training),
         )
         self._place_samples(here, self.model, first_tensor(args, kwargs))
         if self.example is None:
@@ -280,10 +285,13 @@ class Watch:
                     self._zeros[t.device] = self._zeros.get(t.device, 0) + 0 * t.detach().sum()
         except Exception as error:
             self._failed("the model's outputs", error)
-        if here.flow.plain and not here.flow.light:
-            self._plain[here.training] = here.trails
-        elif not here.flow.plain:
-            self._plain.pop(here.training, None)
+        planned = self._plans.pop(here.training, None)
+        if here.flow.light:
+            self._plans[here.training] = here.flow.plan
+        elif planned is not None:
+            self._odd += 1
+        elif here.flow.plain and self._odd < MOST_ODD:
+            self._plans[here.training] = here.flow.plan
         if self.keeps_history:
             with self._lock:
                 self._steps.append(here.number)
@@ -383,17 +391,26 @@ class Watch:
 
     def _judge(self, here: _Pass, call: Call) -> None:
         """Count an activation, and remember where its units are."""
-        here.trails[call.name] = call.trail, call.h.ndim
+        if here.flow.light:
+            self._add(here, call.name, call.rule, call.z, call.h, call.trail, call.place)
+            return
+        plan, trail = here.flow.plan, call.trail
+        known, ndim = plan.trails.get(call.name, (None, 0))
+        if known is not None and trail.units is None and ndim == call.h.ndim:
+            trail = known  # on a pass that the plan was followed in up to here
+        plan.trails[call.name] = trail, call.h.ndim
+        if call.step >= 0:
+            plan.calls[call.step] = replace(call, z=_NOTHING, h=_NOTHING)
         if call.trail.batch is None and call.trail.n > 1:  # only a full look can tell how many
             here.flow.plain = False
-        self._add(here, call.name, call.rule, call.z, call.h, call.trail, call.place)
+        self._add(here, call.name, call.rule, call.z, call.h, trail, call.place)
 
     def _again(
         self, here: _Pass, name: str, rule: Rule, z: Tensor, h: Tensor, channels: bool
     ) -> None:
         """Count a module whose units are where they were in an earlier pass."""
         label = here.flow.label(name)
-        trail, ndim = self._plain[here.training].get(label, (None, 0))
+        trail, ndim = here.flow.plan.trails.get(label, (None, 0))
         if trail is None or ndim != h.ndim:  # on a branch that was not taken then
             trail = Trail((1,) if channels or h.ndim == 2 else None, 0, len(h))
         self._add(here, label, rule, z, h, trail, here.flow.place)
@@ -441,7 +458,6 @@ class _Pass:
     number: int
     training: bool
     mask: Tensor | None
-    trails: dict[str, tuple[Trail, int]] = field(default_factory=dict)
     given: list[Tensor | None] = field(default_factory=list)
     shares: dict[str, Tensor] = field(default_factory=dict)
     flow: Any = None

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from companion.checks import names, whole
 from companion.detection import census
-from companion.detection.census import as_before
 from companion.revival.candidates import AS_IT_IS, REMEDIES, Loss, Run
 from companion.revival.groups import bare
+from companion.untouched import untouched
 
 __all__ = ["Outcome", "Trial", "trial"]
 
@@ -237,7 +237,7 @@ def trial(
     def batch_loss(model: nn.Module, batch: Any) -> Tensor:
         return compute(model, copy.deepcopy(batch))  # which a model may change in place
 
-    with as_before(net), _random_states(loader), torch.enable_grad():
+    with untouched(net), _random_states(loader), torch.enable_grad():
         batches = _take(loader, steps)
         if reason := _not_finite(batches):
             return Trial((), dict.fromkeys(chosen, reason), math.nan, math.nan, steps, seeds, 0)
