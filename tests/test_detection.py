@@ -854,6 +854,88 @@ def test_a_watch_never_raises_into_the_loop():
     assert "vmap" in watched.report().notes[0]
 
 
+def test_a_slope_per_channel_is_part_of_the_activation():
+    """x * sigmoid(v * x) with a parameter v of its own for each channel, and max(x, v)."""
+    torch.manual_seed(0)
+    v = nn.Parameter(torch.linspace(0.5, 50, 16)[:, None, None])
+    conv, x = nn.Conv2d(3, 16, 3), torch.randn(40, 3, 6, 6)
+    z = conv(x).detach()
+    for run in (lambda z, v: z * torch.sigmoid(v * z), lambda z, v: torch.max(z, v / 50)):
+        net = Forward(lambda s, x, run=run: run(s.conv(x), s.v), conv=conv, v=v)
+        layer = census(net, x)[0]
+        leaf = z.clone().requires_grad_()
+        slope = torch.autograd.grad(run(leaf, v).sum(), leaf)[0].abs()
+        np.testing.assert_array_equal(layer.active, (slope > 1e-6).sum((0, 2, 3)))
+        assert len(layer) == 16
+
+
+def test_what_no_layer_made_is_no_activation():
+    """A gate of a parameter, a constant; and scores of attention have no units."""
+
+    def forward(self, x):
+        gate = torch.sigmoid(self.gate) + torch.sigmoid(torch.ones(16))
+        q, k = self.q(x), self.q(x)
+        scores = 9 * torch.tanh(q @ k.mT / 9)
+        values = (self.q(x).mT @ scores.softmax(-1).mT).view(10, 16, 2, 3)
+        return gate * self.q(x) + values.relu().sum()
+
+    net = Forward(forward, q=nn.Linear(8, 16), gate=nn.Parameter(torch.zeros(16)))
+    report = census(net, torch.randn(10, 6, 8))
+    assert [(layer.name, len(layer)) for layer in report] == [("relu()", 16)]
+    assert "'tanh()' was not counted: a product of two tensors has no units" in report.notes
+
+
+def test_units_that_share_an_axis_with_samples_are_named():
+    net = Forward(lambda s, x: s.a(x).reshape(-1).relu(), a=nn.Linear(5, 7))
+    with watch(net) as watched:
+        net(inputs())
+    with pytest.raises(ValueError, match="its samples and its units share an axis"):
+        watched.report()
+
+
+def test_a_gated_linear_unit_has_its_gate():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(5, 14), inputs()
+    with torch.no_grad():
+        layer.bias[9] = -50.0
+    for net in (nn.Sequential(layer, nn.GLU()), Calls(functional.glu, layer)):
+        (found,) = census(net, x)
+        gate = torch.sigmoid(layer(x)[:, 7:])
+        assert found.activation == "sigmoid"
+        assert np.flatnonzero(found.dead).tolist() == [2]
+        np.testing.assert_allclose(found.mean, gate.detach().mean(0), rtol=1e-5)
+
+
+def test_batch_norm_behind_what_moves_axes_has_its_units_on_the_second():
+    norm = nn.BatchNorm2d(4)
+    with torch.no_grad():
+        norm.bias[1] = -1e3
+    net = Forward(
+        lambda s, x: s.norm(s.a(x).unflatten(1, (4, 2, 2))).relu(), a=nn.Linear(5, 16), norm=norm
+    )
+    layer = census(net, inputs())[0]
+    assert (len(layer), layer.n_values) == (4, 1200)
+    assert np.flatnonzero(layer.dead).tolist() == [1]
+
+
+def test_units_are_what_a_sum_leaves():
+    net = Forward(lambda s, x: s.a(x).view(-1, 6, 4, 2).sum(-1).relu(), a=nn.Linear(5, 8))
+    layer = census(net, torch.randn(30, 6, 5))[0]
+    assert (len(layer), layer.n_seen, layer.n_values) == (4, 30, 180)
+
+
+def test_values_may_be_fewer_than_samples():
+    """As where a router sends some tokens to an expert."""
+    net = Forward(
+        lambda s, x: s.b(s.a(x)[:3].contiguous()).relu(), a=nn.Linear(5, 7), b=nn.Linear(7, 4)
+    )
+    layer = census(net, inputs(9))[0]
+    assert (layer.n_seen, layer.n_values) == (3, 3)
+    chosen = Forward(lambda s, x: s.a(x[x[:, 0] > 0]).relu(), a=nn.Linear(5, 7))
+    layer = census(chosen, inputs())[0]
+    assert layer.n_seen == layer.n_values == (inputs()[:, 0] > 0).sum()
+
+
 def test_a_pass_that_differs_from_the_last_is_followed():
     """Which module runs, and which functions, may change with every pass."""
 

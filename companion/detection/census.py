@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,8 @@ def census(
             for batch in _batches(loader, batch_size, progress):
                 empty = False
                 finite &= _is_finite(_run(run, model, batch))
+                if watched.missed:
+                    watched.again(partial(_run, run, model, batch))
             if empty:
                 raise ValueError("loader must give at least one batch, but it is empty")
         finite &= all(map(_finite, model.parameters()))

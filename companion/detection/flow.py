@@ -37,7 +37,7 @@ _LINES = {
 _BENDS = {
     "abs", "pow", "square", "sqrt", "rsqrt", "exp", "expm1", "exp2", "log", "log1p", "sin", "cos",
     "atan", "erf", "erfc", "reciprocal", "rdiv", "sign", "gt", "lt", "ge", "le", "where", "bool",
-    "maximum", "minimum", "max", "min",
+    "maximum", "minimum", "max", "min", "masked_fill", "special_ndtr",
 }  # fmt: skip
 """Elementwise functions that are no activation alone, but may be one together."""
 _CLAMPS = {"clamp", "maximum", "minimum", "max", "min"}
@@ -71,6 +71,7 @@ class Call:
     trail: Trail  #: of z
     place: int  #: in the order of calls
     name: str  #: of its layer in a report
+    base: str = ""  #: the same without a number
     path: str = ""  #: of the module that called it
     step: int = -1  #: among the functions of the pass; -1 for a module
 
@@ -125,11 +126,12 @@ class Flow(TorchFunctionMode):
         failed: Callable[[str, Exception], None],
         *,
         paths: Container[str] = (),
+        fixed: Container[int] = (),
         batch_first: bool = True,
         plan: Plan | None = None,
     ) -> None:
         super().__init__()
-        self.makers, self.judge, self.failed = makers, judge, failed
+        self.makers, self.judge, self.failed, self.fixed = makers, judge, failed, fixed
         self.paths = paths
         self.batch_first = batch_first
         self.plan, self.light = plan or Plan(), plan is not None
@@ -150,8 +152,11 @@ class Flow(TorchFunctionMode):
         found = self._trails.get(id(t))
         if found is not None:
             return found[1]
+        fixed = id(t) in self.fixed
         axis = 0 if self.batch_first or t.ndim < 2 else 1
-        return Trail(None, axis, t.shape[axis]) if t.ndim else Trail(None, None, 1)
+        if not t.ndim:
+            return Trail(None, None, 1, fixed=fixed)
+        return Trail(None, axis, t.shape[axis], fixed=fixed)
 
     def note(self, t: Tensor, trail: Trail) -> None:
         """Keep it as long as the tensor lives."""
@@ -220,7 +225,8 @@ class Flow(TorchFunctionMode):
         output = func(*args, **kwargs)
         if z is not None:
             with torch._C.DisableTorchFunction():
-                self.judge(replace(call, z=z, h=output))
+                label = self.label(call.base)
+                self.judge(replace(call, z=z, h=output, name=label, place=self.place))
         return output
 
     def _before(
@@ -263,7 +269,7 @@ class Flow(TorchFunctionMode):
         return replace(step, formula=replace(step.formula, root=root))
 
     def _constant(self, t: Tensor) -> bool:
-        return t.numel() == 1 or self.trail(t).filled
+        return t.numel() == 1 or self.trail(t).fixed
 
     def _subsume(self, formula: _Formula) -> None:
         """Drop what is pending and is a part of a formula."""
@@ -319,6 +325,10 @@ class Flow(TorchFunctionMode):
             h = outputs[0]
             last = function_rule(_RECURRENT[name])
             self.judge(self._call(last, h, h, found[0], self.path[-1] or "RNN"))
+        if name == "glu":
+            gate = given[0].chunk(2, args[1] if len(args) > 1 else kwargs.get("dim", -1))[1]
+            sigmoid = function_rule("sigmoid")
+            self.judge(self._call(sigmoid, gate, gate.sigmoid(), trails[0], None))
         if step is None or not outputs[0].is_floating_point():
             if step is not None:
                 self._formulas[id(outputs[0])] = step.formula
@@ -349,7 +359,12 @@ class Flow(TorchFunctionMode):
     def _extend(self, t: Tensor, step: _Step, rule: Rule | None, path: str | None = None) -> None:
         """Note what a tensor is a function of; it is judged when nothing more is added to it."""
         formula = step.formula
-        if rule is not None and (rule.kind != "clamp" or step.trail.units is not None):
+        trail = step.trail
+        if (
+            rule is not None
+            and not trail.fixed
+            and (rule.kind != "clamp" or trail.units is not None)
+        ):
             call = self._call(rule, step.z, t, step.trail, path, module=path is not None)
             formula = replace(formula, calls=(*formula.calls, call))
         self._formulas[id(t)] = formula
@@ -369,7 +384,8 @@ class Flow(TorchFunctionMode):
         """Name a call: by the module that does nothing else, or by the one that made it."""
         name = f"{self.path[-1]}.{rule.kind}()".removeprefix(".") if whole is None else whole
         label, path = self.label(name), self.path[-1]
-        return Call(rule, z, h, trail, self.place, label, path, -1 if module else self._step_number)
+        step = -1 if module else self._step_number
+        return Call(rule, z, h, trail, self.place, label, name, path, step)
 
     def label(self, name: str) -> str:
         """Number the calls of a name: "relu", "relu (2)", ..."""
@@ -392,7 +408,7 @@ class Flow(TorchFunctionMode):
             formula = replace(formula, calls=(call,), joined=False, n_bends=0, judged=False)
         elif len(formula.calls) == 1 and formula.calls[0].name.endswith(")"):
             (call,) = formula.calls
-            call = replace(call, name=self.label(path), place=self.place)
+            call = replace(call, name=self.label(path), base=path, place=self.place)
             formula = replace(formula, calls=(call,))
         self._pending[id(t)] = (t, formula)
         self._formulas[id(t)] = formula

@@ -62,7 +62,7 @@ class LayerReport:
         if not isinstance(self.piecewise, bool):
             raise TypeError(f"piecewise must be True or False, not {self.piecewise!r}")
         if whole("n_values", self.n_values) < whole("n_seen", self.n_seen):
-            raise ValueError(f"n_values must be n_seen or more, not {self.n_values}")
+            raise ValueError(f"n_values must be n_seen, {self.n_seen}, or more")
         for name in ARRAYS:
             values = _numbers(name, getattr(self, name))
             if len(values) != np.size(self.active) or not len(values):

@@ -114,6 +114,7 @@ class Watch:
             for name, part in self.model.named_modules()
             if (p := part._parameters.get("weight")) is not None
         }
+        self._fixed = {id(t) for t in (*self.model.parameters(), *self.model.buffers())}
         self._paths = {name for name, _ in self.model.named_modules()}
         self._tallies: dict[str, tuple[int, Tally]] = {}
         self._broken: set[str] = set()
@@ -126,6 +127,8 @@ class Watch:
         self._shares: list[dict[str, Tensor]] = []
         self._plans: dict[bool, Plan] = {}  # by mode: what a pass calls
         self._odd = 0  # passes that called anything else
+        self.missed: dict[str, int] = {}  # layers that such passes called first: how many
+        self._only: frozenset[str] = frozenset()
         self._zeros: dict[torch.device, Any] = {}  # 0 as long as the model's outputs are finite
         self._in_compiled = _InCompiled()
 
@@ -190,6 +193,7 @@ class Watch:
             if wrong := [name for name in self.axis if name not in names]:
                 raise ValueError(f"axis must name layers of {names}, not {wrong[0]!r}")
         notes = [*self.notes, *_unseen(self.model)]
+        notes += [f"{label!r} was not counted when it was first called" for label in self.missed]
         if self._in_compiled.used:
             notes.append(
                 "in compiled code modules were seen, and functions such as F.relu were not"
@@ -211,6 +215,14 @@ class Watch:
             for name in names
         }
         return {"pass": np.array(self._steps), **rows}
+
+    def again(self, run: Callable[[], object]) -> None:
+        """Run the model once more, to count what was missed on the last pass, and nothing else."""
+        self._only, self.missed = frozenset(self.missed), {}
+        try:
+            run()
+        finally:
+            self._only = frozenset()
 
     def why_nothing(self) -> str:
         """Say why there is no report."""
@@ -255,11 +267,13 @@ class Watch:
             return
         self._recorded = True
         here = _Pass(number, training, _mask(self.mask, self.model, args, kwargs))
+        here.planned = training in self._plans
         here.flow = Flow(
             self._makers,
             partial(self._judge, here),
             self._failed,
             paths=self._paths,
+            fixed=self._fixed,
             batch_first=self.batch_first,
             plan=self._plans.get(training),
         )
@@ -285,10 +299,14 @@ class Watch:
                     self._zeros[t.device] = self._zeros.get(t.device, 0) + 0 * t.detach().sum()
         except Exception as error:
             self._failed("the model's outputs", error)
-        planned = self._plans.pop(here.training, None)
-        if here.flow.light:
+        self._plans.pop(here.training, None)
+        for label in here.missed:
+            self.missed[label] = self.missed.get(label, 0) + 1
+        if output is None:  # an exception, most likely
+            pass
+        elif here.flow.light:
             self._plans[here.training] = here.flow.plan
-        elif planned is not None:
+        elif here.planned:
             self._odd += 1
         elif here.flow.plain and self._odd < MOST_ODD:
             self._plans[here.training] = here.flow.plan
@@ -340,7 +358,7 @@ class Watch:
                 try:
                     with torch._C.DisableTorchFunction():
                         if here.flow.light:
-                            self._again(here, name, rule, z, output, channels)
+                            self._again(here, name, rule, z, output)
                             return
                         here.flow.module(name, rule, module.forward, z, output, given)
                 except Exception as error:
@@ -391,39 +409,46 @@ class Watch:
 
     def _judge(self, here: _Pass, call: Call) -> None:
         """Count an activation, and remember where its units are."""
+        plan, trail, label = here.flow.plan, call.trail, call.name
         if here.flow.light:
-            self._add(here, call.name, call.rule, call.z, call.h, call.trail, call.place)
+            self._add(here, label, call.rule, call.z, call.h, trail, call.place)
             return
-        plan, trail = here.flow.plan, call.trail
-        known, ndim = plan.trails.get(call.name, (None, 0))
-        if known is not None and trail.units is None and ndim == call.h.ndim:
-            trail = known  # on a pass that the plan was followed in up to here
-        plan.trails[call.name] = trail, call.h.ndim
+        known, ndim = plan.trails.get(label, (None, 0))
+        if here.planned and trail.units is None:  # of the pass up to here nothing was followed
+            if known is None or ndim != call.h.ndim:
+                here.missed.add(label)
+                return
+            trail = known
+        plan.trails[label] = trail, call.h.ndim
         if call.step >= 0:
             plan.calls[call.step] = replace(call, z=_NOTHING, h=_NOTHING)
-        if call.trail.batch is None and call.trail.n > 1:  # only a full look can tell how many
+        if trail.batch is None and trail.n > 1:  # only a full look can tell how many
             here.flow.plain = False
-        self._add(here, call.name, call.rule, call.z, call.h, trail, call.place)
+        self._add(here, label, call.rule, call.z, call.h, trail, call.place)
 
-    def _again(
-        self, here: _Pass, name: str, rule: Rule, z: Tensor, h: Tensor, channels: bool
-    ) -> None:
+    def _again(self, here: _Pass, name: str, rule: Rule, z: Tensor, h: Tensor) -> None:
         """Count a module whose units are where they were in an earlier pass."""
         label = here.flow.label(name)
         trail, ndim = here.flow.plan.trails.get(label, (None, 0))
         if trail is None or ndim != h.ndim:  # on a branch that was not taken then
-            trail = Trail((1,) if channels or h.ndim == 2 else None, 0, len(h))
-        self._add(here, label, rule, z, h, trail, here.flow.place)
+            here.flow.light = False
+            here.missed.add(label)
+        else:
+            self._add(here, label, rule, z, h, trail, here.flow.place)
 
     def _add(
         self, here: _Pass, label: str, rule: Rule, z: Tensor, h: Tensor, trail: Trail, place: int
     ) -> None:
-        if label in self._broken:
+        if label in self._broken or (self._only and label not in self._only):
             return
         if torch._C._functorch.is_functorch_wrapped_tensor(h):
             self.notes[f"{label!r} runs within torch.func (vmap, ...) and was not counted"] = None
             return
         try:
+            if trail.unfit:
+                raise ValueError(trail.unfit)
+            if trail.note:
+                self.notes[f"{label!r} {trail.note}"] = None
             if h.shape != z.shape:
                 raise ValueError(f"made {tuple(h.shape)} of {tuple(z.shape)}")
             layout = self._layout(label, trail, h)
@@ -460,6 +485,8 @@ class _Pass:
     mask: Tensor | None
     given: list[Tensor | None] = field(default_factory=list)
     shares: dict[str, Tensor] = field(default_factory=dict)
+    missed: set[str] = field(default_factory=set)  # layers that could not be counted this time
+    planned: bool = False
     flow: Any = None
 
 

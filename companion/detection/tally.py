@@ -54,6 +54,8 @@ class Tally:
         Raises `ValueError` if there are not as many units as before.
         """
         z, h, units, n = z.detach(), h.detach(), layout.units, layout.n
+        if callable(self.rule.of):  # what it holds may fit this shape alone
+            z = self.rule.of(z)
         if samples is not None and layout.batch is not None:
             z, h = (t.narrow(layout.batch, 0, min(samples, n)) for t in (z, h))
             n = min(samples, n)
@@ -75,14 +77,15 @@ class Tally:
                 self._add(*part, units, gate)
         else:
             self._add(z, h, units, gate)
-        self._count(n, h.numel() // n_units, gate, h)
+        n_values = h.numel() // n_units
+        self._count(min(n, n_values), n_values, gate, h)
 
     def _add(self, z: Tensor, h: Tensor, units: tuple[int, ...], gate: Tensor | None) -> None:
         rule, n_values = self.rule, h.numel() // self.n_units
         if units == (h.ndim - 1,) and h.ndim > 2 and h.is_contiguous():  # a table sums fastest
             z, h, units = z.flatten(0, -2), h.flatten(0, -2), (1,)
         dims = [axis for axis in range(h.ndim) if axis not in units]
-        on = {"z": z, "h": h}[rule.of] if isinstance(rule.of, str) else rule.of(z)
+        on = h if rule.of == "h" else z
         own = on.dtype
         on, h = _wide(on), _wide(h)
         found = {"active": self._count_where(rule.active, on, own, dims, n_values)}
