@@ -369,11 +369,14 @@ def test_the_gradients_norm_is_at_most_one(name, most):
         assert max(norms) > 5
 
 
-def test_inputs_are_centred_on_what_is_trained_on():
+@pytest.mark.parametrize("name", ["inputs centred", "inputs standardized"])
+def test_inputs_are_centred_on_what_is_trained_on(name):
     model, loader = small()
-    run = applied("inputs centred", model, [(x + 7, y) for x, y in loader])
-    mean = torch.cat([x for x, _ in loader]).mean(0) + 7
-    torch.testing.assert_close(run.model[0].mean, mean)
+    run = applied(name, model, [(3 * x + 7, y) for x, y in loader])
+    x = 3 * torch.cat([x for x, _ in loader]) + 7
+    torch.testing.assert_close(run.model[0].mean, x.mean(0))
+    scale = x.std(0, correction=0) if name == "inputs standardized" else torch.ones(3)
+    torch.testing.assert_close(run.model[0].scale, scale)
 
 
 def test_dead_units_are_shifted_or_reset_by_the_runs_generator():
