@@ -264,8 +264,9 @@ def test_a_norm_of_zeros_has_no_low_shift():
         model[1].weight[:30] = 0.0
         model[1].bias[:30] = 0.0
         model[1].bias[30:35] = -9.0
+        model[1].running_mean[35:38] = 99.0  # dead with a shift of zero, and a scale of one
     (finding,) = diagnose(census(model, x), model, x)
-    assert finding.n_units == 35
+    assert finding.n_units == 38
     says = ", in '1' 5 have a shift of −2 scales or less, 30 a shift and scale of zero"
     assert finding.evidence[1].endswith(says)
 

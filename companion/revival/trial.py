@@ -179,7 +179,7 @@ def trial(
         Trainings for each remedy, 2 at least. They differ in the order of the batches, and in what
         is drawn: dropout, new weights.
     remedies : sequence of str, optional
-        Those to try, beside the net as it is; by default all of `companion.revival.REMEDIES`.
+        Those to try, beside the net as it is; by default all that the table names.
     call : callable, optional
         ``call(model, batch)`` returns the loss, for batches or models of another kind. It must use
         the model that it is given.
