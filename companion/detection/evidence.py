@@ -98,11 +98,15 @@ def _registered_before(modules: dict[str, nn.Module], part: LayerReport) -> str:
     row = modules.get(parent)
     if not isinstance(row, nn.Sequential) or child not in row._modules:
         return ""
-    before = [*row._modules][: [*row._modules].index(child)]
+    place = [*row._modules].index(child)
+    before = [*row._modules][:place]
     while before and _passes(row._modules[before[-1]]):
         before.pop()
     name = f"{parent}.{before[-1]}".removeprefix(".") if before else ""
-    return name if _units(modules.get(name)) else ""
+    n_units = _units(modules.get(name))
+    if n_units != len(part) and len(before) < place:
+        return ""  # what stands between may have other units, as a norm over positions
+    return name if n_units else ""
 
 
 def _passes(module: Any) -> bool:
