@@ -138,7 +138,7 @@ def _helps(found: Outcome, base: Outcome, start: float) -> bool:
     if not math.isfinite(base.loss):
         return True
     by = np.subtract(base.losses, losses)
-    worth = min(FALL * max(start - base.loss, 0.0), LOSS * abs(base.loss))
+    worth = min(FALL * (start - base.loss), LOSS * abs(base.loss))
     return bool((by > 0).all() and by.mean() >= worth)
 
 
