@@ -218,7 +218,8 @@ def trial(
     >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
     >>> sgd = partial(torch.optim.SGD, lr=0.1)
     >>> batches = list(zip(x.split(32), y.split(32)))
-    >>> tried = trial(net, sgd, nn.functional.cross_entropy, batches)
+    >>> some = ["a tenth of the rate", "inputs centred", "unfrozen"]
+    >>> tried = trial(net, sgd, nn.functional.cross_entropy, batches, remedies=some)
     >>> tried.best, tried.not_tried["unfrozen"]
     ('inputs centred', 'no parameter is frozen')
     """
