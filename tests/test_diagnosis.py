@@ -264,8 +264,9 @@ def test_a_norm_of_zeros_has_no_low_shift():
         model[1].weight[:30] = 0.0
         model[1].bias[:30] = 0.0
         model[1].bias[30:35] = -9.0
+        model[1].running_mean[35:38] = 99.0  # dead with a shift of zero, and a scale of one
     (finding,) = diagnose(census(model, x), model, x)
-    assert finding.n_units == 35
+    assert finding.n_units == 38
     says = ", in '1' 5 have a shift of −2 scales or less, 30 a shift and scale of zero"
     assert finding.evidence[1].endswith(says)
 
@@ -317,6 +318,32 @@ def test_evidence_counts_what_inputs_of_a_deeper_layer_share():
     share = 1 - float(h.var(dim=0).mean() / h.square().mean())
     assert sources["3"].offset == pytest.approx(share)
     assert sources["1"].offset == pytest.approx(far)
+
+
+class Twice(nn.Sequential):
+    """Calls its layers again, on what comes out far from zero."""
+
+    def forward(self, x):
+        return super().forward(super().forward(x) + 100)
+
+
+def test_what_a_layer_receives_is_that_of_its_first_call_in_evaluation_mode():
+    model = Twice(nn.Dropout(0.9), nn.Linear(20, 20), nn.ReLU()).double().train()
+    x = samples() + 1
+    sources, _ = examine(UnitReport((units(n=20, name="2"),)), model, x)
+    share = 1 - float(x.var(dim=0).mean() / x.square().mean())
+    assert sources["2"].offset == pytest.approx(share)
+
+
+def test_a_norm_over_positions_says_nothing_of_units():
+    model = nn.Sequential(nn.Linear(20, 12), nn.BatchNorm1d(5), nn.ReLU())
+    with torch.no_grad():
+        model[0].bias[6:].fill_(-3.0)
+        model[1].bias.fill_(-9.0)
+    x = samples(1500).float().view(300, 5, 20)
+    assert examine(census(model, x), model) == ({}, pytest.approx(math.nan, nan_ok=True))
+    (finding,) = diagnose(UnitReport((units(on=7, n=12, name="2"),)), model)
+    assert finding.evidence[1].endswith("median bias -3")
 
 
 @pytest.mark.parametrize("n", [4, 5, 6])

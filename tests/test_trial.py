@@ -177,6 +177,18 @@ def test_data_stay_as_they_are_even_if_a_model_works_in_place():
     assert one.outcomes[0].losses == two.outcomes[0].losses
 
 
+def test_a_call_that_works_in_place_meets_the_same_batches_each_time():
+    model, loader = small()
+    one, two = (
+        quick(
+            model, loader, loss=None, remedies=[],
+            call=lambda m, b, double=double: cross_entropy(m(double(b[0])), b[1]),
+        )
+        for double in (lambda x: x * 2, lambda x: x.mul_(2))
+    )  # fmt: skip
+    assert one.outcomes[0].losses == two.outcomes[0].losses
+
+
 def test_a_watch_does_not_count_what_copies_do():
     model, loader = small()
     with watch(model) as watched:
@@ -277,7 +289,11 @@ def test_the_outcome_as_it_is_is_that_of_a_loop_by_hand():
 def test_seeds_differ_and_repeat():
     model, loader = small()
     model.insert(2, nn.Dropout(0.5))
-    one, two = (quick(model, loader, seeds=3) for _ in range(2))
+    runs = []
+    for seed in (5, 6):  # which is the script's own
+        torch.manual_seed(seed)
+        runs.append(quick(model, loader, seeds=3))
+    one, two = runs
     assert [o.losses for o in one.outcomes] == [o.losses for o in two.outcomes]
     assert all(len(set(outcome.losses)) == 3 for outcome in one.outcomes)
 
@@ -369,11 +385,14 @@ def test_the_gradients_norm_is_at_most_one(name, most):
         assert max(norms) > 5
 
 
-def test_inputs_are_centred_on_what_is_trained_on():
+@pytest.mark.parametrize("name", ["inputs centred", "inputs standardized"])
+def test_inputs_are_centred_on_what_is_trained_on(name):
     model, loader = small()
-    run = applied("inputs centred", model, [(x + 7, y) for x, y in loader])
-    mean = torch.cat([x for x, _ in loader]).mean(0) + 7
-    torch.testing.assert_close(run.model[0].mean, mean)
+    run = applied(name, model, [(3 * x + 7, y) for x, y in loader])
+    x = 3 * torch.cat([x for x, _ in loader]) + 7
+    torch.testing.assert_close(run.model[0].mean, x.mean(0))
+    scale = x.std(0, correction=0) if name == "inputs standardized" else torch.ones(3)
+    torch.testing.assert_close(run.model[0].scale, scale)
 
 
 def test_dead_units_are_shifted_or_reset_by_the_runs_generator():
@@ -657,6 +676,8 @@ def verdict(monkeypatch, start, **losses):
         # Losses may be negative.
         (-1.0, (-2.0, -2.0), (-2.09, -2.09), AS_IT_IS),
         (-1.0, (-2.0, -2.0), (-2.11, -2.11), "other"),
+        (-2.0, (-1.0, -1.0), (-2.01, -2.01), AS_IT_IS),
+        (-2.0, (-1.0, -1.0), (-2.03, -2.03), "other"),
     ],
 )
 def test_a_remedy_is_taken_if_it_beats_the_noise_and_is_worth_it(

@@ -90,6 +90,10 @@ def _centre(run: Run) -> None:
     run.model = centre_inputs(run.model, run.batches, call=run.loss).model
 
 
+def _standardize(run: Run) -> None:
+    run.model = centre_inputs(run.model, run.batches, scale=True, call=run.loss).model
+
+
 def _shift(run: Run) -> None:
     if not shift_bias(run.model, run.batches, call=run.loss).changed:
         raise ValueError("no unit is dead")
@@ -158,6 +162,9 @@ REMEDIES: dict[str, Candidate] = {
         _clip, "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before each step"
     ),
     "inputs centred": Candidate(_centre, "subtract the training set's mean: centre_inputs"),
+    "inputs standardized": Candidate(
+        _standardize, "subtract the mean and divide by the standard deviation: centre_inputs"
+    ),
     "biases shifted": Candidate(_shift, "shift_bias(model, loader)"),
     "dead units reset": Candidate(_reset, "revive(model, census(model, loader))"),
     "weights drawn anew": Candidate(

@@ -138,7 +138,7 @@ def _helps(found: Outcome, base: Outcome, start: float) -> bool:
     if not math.isfinite(base.loss):
         return True
     by = np.subtract(base.losses, losses)
-    worth = min(FALL * max(start - base.loss, 0.0), LOSS * abs(base.loss))
+    worth = min(FALL * (start - base.loss), LOSS * abs(base.loss))
     return bool((by > 0).all() and by.mean() >= worth)
 
 
@@ -179,7 +179,7 @@ def trial(
         Trainings for each remedy, 2 at least. They differ in the order of the batches, and in what
         is drawn: dropout, new weights.
     remedies : sequence of str, optional
-        Those to try, beside the net as it is; by default all of `companion.revival.REMEDIES`.
+        Those to try, beside the net as it is; by default all that the table names.
     call : callable, optional
         ``call(model, batch)`` returns the loss, for batches or models of another kind. It must use
         the model that it is given.
@@ -218,7 +218,8 @@ def trial(
     >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
     >>> sgd = partial(torch.optim.SGD, lr=0.1)
     >>> batches = list(zip(x.split(32), y.split(32)))
-    >>> tried = trial(net, sgd, nn.functional.cross_entropy, batches)
+    >>> some = ["a tenth of the rate", "inputs centred", "unfrozen"]
+    >>> tried = trial(net, sgd, nn.functional.cross_entropy, batches, remedies=some)
     >>> tried.best, tried.not_tried["unfrozen"]
     ('inputs centred', 'no parameter is frozen')
     """
