@@ -93,21 +93,42 @@ def census(
     model = watched.model
     if mode not in {None, "train", "eval"}:
         raise ValueError(f"mode must be 'eval', 'train' or None, as the model is, not {mode!r}")
+    examples: list[Any] = []
+
+    def keep(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if not examples:
+            examples.append(_few((args, kwargs), 8))
+
     with as_before(model), torch.no_grad():
         if mode is not None:
             model.train(mode == "train")
         with watched:
+            handle = model.register_forward_pre_hook(keep, with_kwargs=True)
             run, empty, finite = call or _caller(model), True, True
-            for batch in _batches(loader, batch_size, progress):
-                empty = False
-                finite &= _is_finite(run(model, batch))
-                if not watched.rules and not functional:
-                    raise ValueError(watched.why_nothing())
+            try:
+                for batch in _batches(loader, batch_size, progress):
+                    empty = False
+                    finite &= _is_finite(run(model, batch))
+                    if not watched.rules and not functional:
+                        raise ValueError(watched.why_nothing())
+            finally:
+                handle.remove()
             if empty:
                 raise ValueError("loader must give at least one batch, but it is empty")
         finite &= all(bool(p.isfinite().all()) for p in model.parameters())
-        report = watched.report()
+        report = replace(watched.report(), example=examples[0])
     return report if finite else replace(report, overflowed=True)
+
+
+def _few(inputs: Any, n: int) -> Any:
+    """Copy the first samples of all tensors in arguments."""
+    if isinstance(inputs, Tensor):
+        return inputs.detach()[:n].clone() if inputs.ndim else inputs.detach().clone()
+    if isinstance(inputs, tuple | list):
+        return type(inputs)(_few(part, n) for part in inputs)
+    if isinstance(inputs, dict):
+        return {name: _few(part, n) for name, part in inputs.items()}
+    return inputs
 
 
 def _is_finite(output: Any) -> bool:

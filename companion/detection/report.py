@@ -46,6 +46,9 @@ class LayerReport:
     total: np.ndarray  #: sum of the outputs
     size: np.ndarray  #: sum of their absolute values
     square: np.ndarray  #: sum of their squares
+    low: Any = None  #: least output of each unit
+    high: Any = None  #: largest output of each unit
+    made_by: str = ""  #: the layer whose rows make the units, if it is known
 
     def __post_init__(self) -> None:
         for name in SUMS:
@@ -132,6 +135,9 @@ class LayerReport:
         with np.errstate(invalid="ignore"):
             sums = {name: getattr(self, name) + getattr(other, name) for name in SUMS}
         n_seen, n_values = self.n_seen + other.n_seen, self.n_values + other.n_values
+        if self.low is not None and other.low is not None:
+            sums["low"] = np.minimum(self.low, other.low)
+            sums["high"] = np.maximum(self.high, other.high)
         return replace(self, n_seen=n_seen, n_values=n_values, **sums)
 
 
@@ -160,6 +166,7 @@ class UnitReport:
     layers: tuple[LayerReport, ...]  #: in the order in which they were first called
     unwatched: int = 0  #: calls of functional activations per forward pass that were not watched
     overflowed: bool = False  #: if a parameter or an output of the model was no finite number
+    example: Any = None  #: arguments of the first pass, and keywords, of a few samples
 
     def __post_init__(self) -> None:
         if any(layer.nan.any() for layer in self.layers):
@@ -194,7 +201,8 @@ class UnitReport:
                 raise ValueError(f"reports must be of the same model; one has no layer {name!r}")
         layers = tuple(layer + other[layer.name] for layer in self.layers)
         unwatched = max(self.unwatched, other.unwatched)
-        return UnitReport(layers, unwatched, self.overflowed or other.overflowed)
+        overflowed = self.overflowed or other.overflowed
+        return UnitReport(layers, unwatched, overflowed, self.example or other.example)
 
     def __radd__(self, other: Any) -> UnitReport:
         return self if other == 0 else NotImplemented  # so that sum(reports) works

@@ -94,6 +94,7 @@ class Tally:
         self.n_seen = self.n_values = 0
         self.names: list[str] = []
         self.sums: Tensor | None = None  # one row per name
+        self.ends: Tensor | None = None  # least and largest outputs
         self.counts: Tensor | None = None  # n_seen and n_values of compiled passes
 
     def add(self, z: Tensor, h: Tensor, last: Mixed | None, samples: int | None) -> None:
@@ -132,6 +133,12 @@ class Tally:
                 f"{axis} of an output of shape {tuple(h.shape)}; axis= chooses another"
             )
         self.sums.add_(torch.stack(tuple(found.values())))
+        dims = [d for d in range(h.ndim) if d != axis]
+        ends = torch.stack([h.amin(dims), h.amax(dims)])
+        if self.ends is not None:
+            low, high = self.ends
+            ends = torch.stack([torch.minimum(ends[0], low), torch.maximum(ends[1], high)])
+        self.ends = ends
         if torch.compiler.is_compiling():  # where a number that changes would compile again
             assert self.counts is not None
             self.counts[0].add_(n)
@@ -159,4 +166,6 @@ class Tally:
         found.setdefault("steep", found["active"])  # what a rule leaves out is the same as another
         found.setdefault("upper", found["steep"] if rule.piecewise else np.zeros(n_units))
         found.setdefault("size", found["total"])
+        if self.ends is not None:
+            found["low"], found["high"] = self.ends.cpu().double().numpy()
         return LayerReport(self.name, rule.kind, n_seen, n_values, rule.piecewise, **found)
