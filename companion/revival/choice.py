@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,9 +75,21 @@ def choose(
                 chosen[name] = index
         if problem and (len(wanted[name]) or report[name].nan.any()):
             left[name] = problem
-    asked = set(units or ()) | set(layers or ())
-    refuse({name: why for name, why in left.items() if name in asked})
+    refuse(left, units, layers)
     return chosen, left, constants
+
+
+def without_harm(chosen: Chosen, problem: Callable[[Chosen], str], left: dict[str, str]) -> Chosen:
+    """Take all layers if there is no problem; else one after the other, and note what is left."""
+    if not problem(chosen):
+        return chosen
+    found: Chosen = {}
+    for name, index in chosen.items():
+        if why := problem(found | {name: index}):
+            left[name] = why
+        else:
+            found[name] = index
+    return found
 
 
 def check_names(argument: str, given: Any) -> None:
@@ -86,10 +98,11 @@ def check_names(argument: str, given: Any) -> None:
         raise TypeError(f"{argument} must be a list of names, not {given!r}")
 
 
-def refuse(left: Mapping[str, str]) -> None:
-    """Raise an error that names what was asked for and cannot be done."""
-    if left:
-        problems = "; of ".join(f"{name!r}: {why}" for name, why in left.items())
+def refuse(left: Mapping[str, str], *asked: Iterable[str] | None) -> None:
+    """Raise an error if something was asked for that cannot be done."""
+    names = {name for names in asked for name in names or ()}
+    problems = "; of ".join(f"{name!r}: {why}" for name, why in left.items() if name in names)
+    if problems:
         raise ValueError(f"cannot touch the units of {problems}. Nothing was changed")
 
 

@@ -20,6 +20,7 @@ from torch_pruning.dependency import index_mapping, shape_infer
 from torch_pruning.ops import OPTYPE
 
 from companion.detection.functional import FUNCTIONS, FunctionCalls
+from companion.detection.hooks import first_input
 from companion.detection.rules import module_rule
 from companion.revival.probing import Probe, tensors
 
@@ -60,9 +61,7 @@ class Graph:
         except Exception as error:  # whatever torch_pruning meets in a model it was not made for
             if not self.calls:
                 raise
-            self.problem = (
-                f"torch_pruning cannot follow the model ({type(error).__name__}: {error})"
-            )
+            self.problem = f"torch_pruning cannot follow the model ({error!r})"
 
     # ---- the forward pass -----------------------------------------------------------------------
 
@@ -100,12 +99,8 @@ class Graph:
         def function(func: Any, args: Any, kwargs: Any) -> Any:
             name, inside = path[-1]
             if not inside:
-                kind = FUNCTIONS[func](args, kwargs).kind
-                note(
-                    f"{name}.{kind}()".removeprefix("."),
-                    kind,
-                    tensors([*args, *kwargs.values()])[0],
-                )
+                kind, z = FUNCTIONS[func](args, kwargs).kind, first_input(args, kwargs)
+                note(f"{name}.{kind}()".removeprefix("."), kind, z)
             return func(*args, **kwargs)
 
         names = {module: name for name, module in self.modules.items()}
@@ -121,36 +116,40 @@ class Graph:
 
     # ---- back from an activation, and on from its layer -----------------------------------------
 
+    def roots(self, start: Any, through: Iterable[str] = ()) -> dict[Any, frozenset[str]]:
+        """Tell of all that leads to a node which layers it comes from, the deepest first.
+
+        Norms, and the layers in `through`, keep units apart, and what leads to them counts.
+        """
+        found: dict[Any, frozenset[str]] = {}
+        stack = [(start, False)]
+        while stack:
+            node, ready = stack.pop()
+            if node is None or node in found:
+                continue
+            name = self.layers.get(node, "")
+            if name and name not in through and not isinstance(self.modules[name], NORMS):
+                found[node] = frozenset({name})
+            elif hasattr(node, "variable"):
+                own = isinstance(node.variable, nn.Parameter)
+                found[node] = frozenset() if own else frozenset({"the model's input"})
+            elif ready:
+                parts = [found.get(before, frozenset()) for before, _ in node.next_functions]
+                found[node] = frozenset().union(*parts)
+            else:
+                stack += [(node, True), *((before, False) for before, _ in node.next_functions)]
+        return found
+
     def producer(self, label: str, made_by: str) -> tuple[str, list[str], bool]:
         """Find the layer that makes units, the norms behind it, and if nothing else is between.
 
         `made_by` is what the report says; without it, it is the one layer that autograd leads to.
         """
         start = self.seen[label][1] if label in self.seen else None
-        norms: list[str] = []
-        layers: set[str] = set()
-        direct = start is not None
-        stack, visited = [start], set()
-        while stack:
-            node = stack.pop()
-            if node is None or node in visited:
-                continue
-            visited.add(node)
-            name = self.layers.get(node)
-            if name is not None and isinstance(self.modules[name], NORMS):
-                norms.insert(0, name)
-            elif name is not None:
-                layers.add(name)
-                continue
-            elif hasattr(node, "variable"):
-                if not isinstance(node.variable, nn.Parameter):
-                    layers.add("the model's input")
-                continue
-            else:
-                direct = False
-            stack += [before for before, _ in node.next_functions]
-        if made_by:
-            layers = {made_by}
+        roots = self.roots(start)
+        between = [self.layers.get(node, "") for node, found in roots.items() if found]
+        norms = [name for name in between if isinstance(self.modules[name], NORMS)]
+        layers = {made_by} if made_by else roots.get(start, frozenset())
         if len(layers) != 1:
             found = " and ".join(sorted(layers))
             stream = "the activation takes what several layers make (a residual stream?): "
@@ -159,10 +158,10 @@ class Graph:
         if not is_layer(self.modules.get(name)):
             kind = f" ({type(self.modules[name]).__name__})" if name in self.modules else ""
             raise RefusalError(f"before it stands {name}{kind}")
-        return name, norms, direct
+        return name, norms, bool(between) and "" not in between
 
-    def members(self, producer: str) -> Iterator[tuple[str, nn.Module, bool, np.ndarray]]:
-        """Tell what has an entry for each unit: name, module, if it reads, and places (n, k)."""
+    def members(self, producer: str) -> Iterator[tuple[str, bool, np.ndarray]]:
+        """Tell what has an entry for each unit: name, if it reads, and places (n, k)."""
         module: Any = self.modules[producer]
         prune = self.graph.get_pruner_of_module(module).prune_out_channels
         n_units = module.weight.shape[weight_axes(module)[0]]
@@ -171,12 +170,8 @@ class Graph:
         except Exception as error:
             raise RefusalError(f"torch_pruning cannot follow them ({error})") from error
         for item in group.items:
-            part, reads = (
-                item.dep.target.module,
-                self.graph.is_in_channel_pruning_fn(item.dep.handler),
-            )
-            kind = type(part).__module__
-            if kind == "torch_pruning.ops":
+            part, reads = item.dep.target.module, item.dep.handler
+            if type(part).__module__ == "torch_pruning.ops":
                 if type(part).__name__ == "_OutputOp":
                     raise RefusalError("the model puts them out")
                 continue
@@ -188,62 +183,39 @@ class Graph:
                 places[unit].append(place)
             if len({len(found) for found in places}) > 1 or not places[0]:
                 raise RefusalError(f"{name} reads some of them only")
-            yield name, part, reads, np.array(places)
+            yield name, self.graph.is_in_channel_pruning_fn(reads), np.array(places)
 
     def joins(self, reader: str, producer: str, through: Iterable[str]) -> None:
         """Refuse units that are added to what other layers make before a reader sees them.
 
-        A product is none: a unit whose factor is zero puts out zero. `through` are layers that
-        keep channels apart.
+        A product is none: a unit whose factor is zero puts out zero.
         """
-        passed = set(through)
-        roots: dict[Any, frozenset[str]] = {}
-        stack = [(self.inputs.get(reader), False)]
-        while stack:
-            node, ready = stack.pop()
-            if node is None or node in roots:
-                continue
-            name = self.layers.get(node)
-            stops = name is not None and name not in passed
-            if stops and not isinstance(self.modules[str(name)], NORMS):
-                roots[node] = frozenset({str(name)})
-                continue
-            if hasattr(node, "variable"):
-                inner = isinstance(node.variable, nn.Parameter)
-                roots[node] = frozenset() if inner else frozenset({"the model's input"})
-                continue
-            below = [before for before, _ in node.next_functions if before is not None]
-            if not ready:
-                stack += [(node, True), *((before, False) for before in below)]
-                continue
-            found = [roots.get(before, frozenset()) for before in below]
-            roots[node] = frozenset().union(*found)
-            joined = producer in roots[node] and all(roots[node] != part for part in found)
-            what = node.name().replace("Backward0", "")
-            if joined and what not in ("Mul", "Cat"):
-                others = ", ".join(sorted(roots[node] - {producer})[:3])
+        roots = self.roots(self.inputs.get(reader), through)
+        for node, found in roots.items():
+            parts = [roots.get(before) for before, _ in getattr(node, "next_functions", ())]
+            what = node.name().replace("Backward0", "").lower()
+            if producer in found and found not in parts and len(found) > 1 and (
+                what not in ("mul", "cat")
+            ):  # fmt: skip
+                others = ", ".join(sorted(found - {producer})[:3])
                 raise RefusalError(
-                    f"its output goes into {what.lower()} with what {others} makes "
-                    "(a residual stream?)"
+                    f"its output goes into {what} with what {others} makes (a residual stream?)"
                 )
 
     def plain(self, name: str) -> None:
         """Refuse a layer whose weights are not plain parameters of its own, or called twice."""
         module: Any = self.modules[name]
         what = f"{name} ({type(module).__name__})"
+        if self.calls[name] > 1:
+            raise RefusalError(f"{what} is called {self.calls[name]} times")
+        if isinstance(module, NORMS):
+            return
         if is_parametrized(module) or module._parameters.get("weight") is None:
             raise RefusalError(f"the weight of {what} is parametrized")
         if any(self.owners[p] > 1 for p in module._parameters.values() if p is not None):
             raise RefusalError(f"the weight of {what} is tied: something else uses it too")
-        if self.calls[name] > 1:
-            raise RefusalError(f"{what} is called {self.calls[name]} times")
         if getattr(module, "groups", 1) != 1 and not is_depthwise(module):
             raise RefusalError(f"{what} is a convolution with groups")
-
-    def plain_norm(self, name: str) -> None:
-        """Refuse a norm that is called twice: its entries belong to other units too."""
-        if self.calls[name] > 1:
-            raise RefusalError(f"{name} is called {self.calls[name]} times")
 
 
 def is_conv1d(module: Any) -> bool:
@@ -306,11 +278,9 @@ class _Dependencies(DependencyGraph):
 class _Conv1DPruner(BasePruningFunc):
     """Tell torch_pruning of such a layer; it prunes nothing here."""
 
-    def prune_out_channels(self, layer: Any, idxs: Any) -> Any:
-        raise NotImplementedError
+    def prune_out_channels(self, layer: Any, idxs: Any) -> Any: ...
 
-    def prune_in_channels(self, layer: Any, idxs: Any) -> Any:
-        raise NotImplementedError
+    def prune_in_channels(self, layer: Any, idxs: Any) -> Any: ...
 
     def get_out_channels(self, layer: Any) -> int:
         return int(layer.weight.shape[1])

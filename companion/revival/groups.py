@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from companion.revival.graph import (
+    LAYERS,
     NORMS,
     Graph,
     RefusalError,
@@ -153,14 +154,14 @@ def unit_groups(
 def find_groups(probe: Probe, report: UnitReport) -> UnitGroups:
     """Find the groups of a model that a probe can run."""
     graph = Graph(probe, report)
-    found = [_group(graph, layer) for layer in report.layers]
+    modules = dict(probe.model.named_modules())
+    found = [_group(graph, modules, layer) for layer in report.layers]
     tried = {group.name: group for group in _tried(probe, [g for g in found if not g.problem])}
     found = [tried.get(group.name, group) for group in found]
-    originals = dict(probe.model.named_modules())
-    return UnitGroups(tuple(_with_modules(group, originals) for group in found))
+    return UnitGroups(tuple(found))
 
 
-def _group(graph: Graph, layer: LayerReport) -> UnitGroup:
+def _group(graph: Graph, modules: dict[str, Any], layer: LayerReport) -> UnitGroup:
     """Find one group by what the graph knows."""
     name, n = layer.name, len(layer)
     path = name.split(" (")[0]
@@ -179,7 +180,7 @@ def _group(graph: Graph, layer: LayerReport) -> UnitGroup:
         if name not in graph.seen and not getattr(layer, "made_by", ""):
             raise RefusalError("it was not called on the example")
         producer, before, direct = graph.producer(name, getattr(layer, "made_by", ""))
-        module: Any = graph.modules[producer]
+        module = modules[producer]
         width = module.weight.shape[weight_axes(module)[0]]
         if width > n and not width % n:
             raise RefusalError(f"{producer} makes {width} outputs, of which it takes a part")
@@ -189,29 +190,28 @@ def _group(graph: Graph, layer: LayerReport) -> UnitGroup:
                 f"makes {width}"
             )
         graph.plain(producer)
-        first = tuple(Reader(norm, graph.modules[norm], group.rows) for norm in before)
+        first = tuple(Reader(norm, modules[norm], group.rows) for norm in before)
         group = UnitGroup(name, n, producer, module, first, direct)
-        return _members(graph, group)
+        return _members(graph, modules, group)
     except RefusalError as error:
         return replace(group, problem=str(error))
 
 
-def _members(graph: Graph, group: UnitGroup) -> UnitGroup:
+def _members(graph: Graph, modules: dict[str, Any], group: UnitGroup) -> UnitGroup:
     """Sort what has places for the units."""
     before, after, readers, beside = [norm.name for norm in group.before], [], [], []
-    for name, module, reads, places in graph.members(group.producer):
+    for name, reads, places in graph.members(group.producer):
+        module = modules[name]
         part = Reader(name, module, places)
+        if isinstance(module, (NORMS, *LAYERS)):
+            graph.plain(name)
         if isinstance(module, NORMS):
-            graph.plain_norm(name)
             if name not in before:
                 after.append(part)
         elif is_layer(module) and reads and getattr(module, "groups", 1) == 1:
-            graph.plain(name)
-            weight: Any = module.weight
-            size = weight.shape[weight_axes(module)[1]]
+            size = module.weight.shape[weight_axes(module)[1]]
             readers.append(replace(part, places=places % size))  # a wrong place is found out
         elif is_layer(module) or isinstance(module, nn.PReLU):
-            graph.plain(name)
             if name != group.producer:
                 beside.append(part)
         else:
@@ -297,15 +297,3 @@ def _disturbed(probe: Probe, model: nn.Module, groups: list[UnitGroup], half: in
         model.get_submodule(last.name).register_forward_hook(disturb)
     found = probe.outputs(model)
     return found if len(called) == len(groups) else []
-
-
-def _with_modules(group: UnitGroup, modules: dict[str, nn.Module]) -> UnitGroup:
-    """Name the model's own modules instead of those of the copy."""
-
-    def own(parts: tuple[Reader, ...]) -> tuple[Reader, ...]:
-        return tuple(replace(part, module=modules[part.name]) for part in parts)
-
-    return replace(
-        group, module=modules[group.producer] if group.producer else None, before=own(group.before),
-        after=own(group.after), beside=own(group.beside), readers=own(group.readers),
-    )  # fmt: skip

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Probe", "bare", "tensors"]
+from companion.detection.hooks import bare
+
+__all__ = ["Probe", "copied", "far", "same", "tensors"]
 
 ROUNDING = 16
 """Outputs are the same if they differ by so many times what a last digit of each weight does."""
@@ -82,16 +84,6 @@ def same(before: list[Tensor], after: list[Tensor], within: list[float]) -> bool
     return len(before) == len(after) and all(
         far(a, b) <= most for a, b, most in zip(before, after, within, strict=True)
     )
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """Take the model out of what compiles or distributes it, as a report does."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {model!r}")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return bare(model.module)
-    inner = getattr(model, "_orig_mod", None)
-    return model if inner is None else bare(inner)
 
 
 def copied(model: nn.Module) -> nn.Module:

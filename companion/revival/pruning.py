@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from companion.revival.choice import Chosen, Constants, choose, refuse
+from companion.revival.choice import Chosen, Constants, choose, refuse, without_harm
 from companion.revival.graph import is_conv1d, weight_axes
 from companion.revival.probing import Probe, copied, same
 
@@ -101,15 +101,8 @@ def prune(
         after = probe.outputs(copied(smaller).eval())
         return "" if same(before, after, within) else "the function would change"
 
-    accepted = chosen
-    if problem(chosen):
-        accepted = {}
-        for name, index in chosen.items():
-            if why := problem(accepted | {name: index}):
-                left[name] = why
-            else:
-                accepted[name] = index
-    refuse({name: why for name, why in left.items() if name in (layers or ())})
+    accepted = without_harm(chosen, problem, left)
+    refuse(left, layers)
     smaller = _without(probe.model, accepted, constants)
     if not hasattr(smaller, "left"):
         vars(smaller)["left"] = left

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from companion.detection import UnitReport, census
+from companion.detection.hooks import bare
 from companion.detection.rounding import tied
 from companion.revival.graph import unit_axis
 from companion.revival.groups import unit_groups
-from companion.revival.probing import bare
 
 __all__ = ["Centre", "Remedy", "centre_inputs", "lower_rate", "shift_bias", "swap_activation"]
 

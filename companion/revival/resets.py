@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from companion.initialization.draws import check_generator
-from companion.revival.choice import Chosen, Constants, choose, refuse
+from companion.revival.choice import Chosen, Constants, choose, refuse, without_harm
 from companion.revival.edits import INCOMING, Edit, Incoming, all_or_nothing, plan, tensor_of
 from companion.revival.optimizer_state import (
     STATES,
@@ -207,12 +207,24 @@ def revive(
     chosen, left, constants = choose(
         probe, report, tau=tau, units=units, layers=layers, skip=skip, frozen=True
     )
-    trial = _Trial(probe, constants, incoming, start)
-    accepted = trial.accepted(chosen)
-    left |= {name: CHANGES for name in chosen if name not in accepted}
-    asked = set(units or ()) | set(layers or ())
-    refuse({name: why for name, why in left.items() if name in asked})
-    edits, end = trial.edits(accepted)
+    before, within = probe.outputs(probe.copy()), probe.tolerance()
+
+    def planned(chosen: Chosen) -> tuple[list[Edit], np.random.Generator]:
+        """Plan with the numbers that come next, and return the generator after them."""
+        rng = copy.deepcopy(start)
+        return plan(chosen, constants, incoming, rng), rng
+
+    def problem(chosen: Chosen) -> str:
+        """Tell if outputs change; of living units, if they are more than no longer read."""
+        edits, expected = planned(chosen)[0], before
+        if any(not report[name].dead[index].all() for name, index in chosen.items()):
+            expected = _outputs(probe, [edit for edit in edits if edit.unread])
+        found = _outputs(probe, edits)
+        return "" if same(expected, found, within) else "the function would change"
+
+    accepted = without_harm(chosen, problem, left)
+    refuse(left, units, layers)
+    edits, end = planned(accepted)
     written = {edit.name: tensor_of(probe.model, edit.name) for edit in edits}
     own = {name: t for name, t in written.items() if isinstance(t, nn.Parameter)}
     if optimizer is not None:
@@ -230,51 +242,13 @@ def revive(
     return Revival(accepted, touched, left, dry_run, tuple(_deadlocks(accepted, constants)))
 
 
-CHANGES = "the function would change"
-
-
-class _Trial:
-    """Tries resets on a copy."""
-
-    def __init__(
-        self,
-        probe: Probe,
-        constants: Constants,
-        incoming: Incoming | None,
-        rng: np.random.Generator,
-    ) -> None:
-        self.probe, self.constants, self.incoming, self.rng = probe, constants, incoming, rng
-        self.before, self.within = probe.outputs(probe.copy()), probe.tolerance()
-
-    def edits(self, chosen: Chosen) -> tuple[list[Edit], np.random.Generator]:
-        """Plan with the numbers that would come now, and return the generator after them."""
-        rng = copy.deepcopy(self.rng)
-        return plan(chosen, self.constants, self.incoming, rng), rng
-
-    def accepted(self, chosen: Chosen) -> Chosen:
-        """Take all layers if they keep the function; else one after the other, those that do."""
-        if self._keeps(chosen):
-            return chosen
-        found: Chosen = {}
-        for name, index in chosen.items():
-            if self._keeps(found | {name: index}):
-                found[name] = index
-        return found
-
-    def _keeps(self, chosen: Chosen) -> bool:
-        """Tell if outputs are the same: as before, or as without the units if they lived."""
-        edits, _ = self.edits(chosen)
-        before = self.before
-        if any(not self.constants.report[n].dead[index].all() for n, index in chosen.items()):
-            before = self._after([edit for edit in edits if edit.unread])
-        return same(before, self._after(edits), self.within)
-
-    def _after(self, edits: list[Edit]) -> list[Tensor]:
-        model = self.probe.copy()
-        with torch.no_grad():
-            for edit in edits:
-                edit.apply(model)
-        return self.probe.outputs(model)
+def _outputs(probe: Probe, edits: list[Edit]) -> list[Tensor]:
+    """Return what a copy puts out with these edits."""
+    model = probe.copy()
+    with torch.no_grad():
+        for edit in edits:
+            edit.apply(model)
+    return probe.outputs(model)
 
 
 def check_options(rng: Any, tau: Any, state: Any, incoming: Any) -> np.random.Generator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -11,10 +10,10 @@ import torch
 from torch import nn
 
 from companion.detection import census
+from companion.detection.hooks import bare
 from companion.revival.choice import check_names
 from companion.revival.edits import Incoming
 from companion.revival.optimizer_state import bare_optimizer
-from companion.revival.probing import bare
 from companion.revival.resets import Revival, check_options, revive
 
 if TYPE_CHECKING:
@@ -44,12 +43,7 @@ class Reviver:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
 
