@@ -577,6 +577,25 @@ def test_saturated_units_are_constant_in_either_precision(kind, dtype):
         assert (after - before).abs().max() <= 20 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_in_half_precision_are_treated(dtype):
+    model = nn.Sequential(
+        nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 6, 3), nn.GELU(),
+        nn.Flatten(), nn.Linear(96, 7), nn.SELU(), nn.Linear(7, 3),
+    ).to(dtype).eval()  # fmt: skip
+    with torch.no_grad():
+        for layer, dead in ((1, 4), (3, 2), (6, 5)):
+            model[layer].bias[:dead] = -60
+    x = torch.randn(50, 2, 8, 8).to(dtype)
+    report, before = census(model, x), model(x)
+    smaller = prune(model, report)
+    assert [layer.n_values for layer in census(smaller, x)] == [50 * 36, 50 * 16, 50]
+    assert [len(layer) for layer in census(smaller, x)] == [4, 4, 2]
+    assert [len(units) for units in revive(model, report).units.values()] == [4, 2, 5]
+    for after in (smaller(x), model(x)):
+        assert (after - before).abs().max() <= 4 * torch.finfo(dtype).eps
+
+
 @pytest.mark.parametrize("scale", [1e-9, 1e-3])
 @pytest.mark.parametrize("alone", [True, False])
 def test_small_outputs_that_tell_something_are_never_folded(scale, alone):

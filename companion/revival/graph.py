@@ -83,7 +83,8 @@ class Graph:
             if given is not None and not path[-1][1]:
                 if name in self.activations:
                     rule = module_rule(module)
-                    note(name, type(module).__name__.lower() if rule is None else rule.kind, given)
+                    kind = type(module).__name__.lower() if isinstance(module, LAYERS) else ""
+                    note(name, kind if rule is None else rule.kind, given)
                 self.inputs[name] = given.grad_fn
             path.append((name, path[-1][1] or name in self.activations))
             return args, kwargs

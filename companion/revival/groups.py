@@ -19,16 +19,12 @@ from companion.revival.graph import (
     unit_axis,
     weight_axes,
 )
-from companion.revival.probing import Probe, copied, far, same
+from companion.revival.probing import ROUNDING, Probe, copied, far, same
 
 if TYPE_CHECKING:
     from companion.detection import LayerReport, UnitReport
 
 __all__ = ["Reader", "UnitGroup", "UnitGroups", "find_groups", "unit_groups"]
-
-
-SEEN = 1e-6
-"""An output that moves by more than this share of the largest has seen what moved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,11 +162,9 @@ def _group(graph: Graph, modules: dict[str, Any], layer: LayerReport) -> UnitGro
     name, n = layer.name, len(layer)
     path = name.split(" (")[0]
     path = path.rpartition(".")[0] if path.endswith("()") else path
-    if name in graph.seen and graph.seen[name][0] != layer.activation:
-        raise ValueError(
-            f"report is not of this model: {name!r} is {graph.seen[name][0]}, not "
-            f"{layer.activation}"
-        )
+    kind = graph.seen[name][0] if name in graph.seen else ""
+    if kind not in ("", layer.activation):  # of an activation of the user's own it is not known
+        raise ValueError(f"report is not of this model: {name!r} is {kind}, not {layer.activation}")
     if path not in graph.modules:
         raise ValueError(f"report is not of this model, which has no {name!r}")
     group = UnitGroup(name, n)
@@ -270,7 +264,7 @@ def _all_read(probe: Probe, groups: list[UnitGroup]) -> bool:
                     raise
                 continue
             found = _disturbed(probe, zeroed, groups, half)
-            limits = [SEEN * far(t, torch.zeros_like(t)) for t in expected]
+            limits = [ROUNDING * far(t, t) for t in expected]
             if not expected or not same(expected, found, limits):
                 return False
     return True

@@ -18,7 +18,7 @@ from companion.detection.hooks import bare
 __all__ = ["Probe", "copied", "far", "same", "tensors"]
 
 ROUNDING = 16
-"""Outputs are the same if they differ by so many times what a last digit of each weight does."""
+"""Outputs are the same if they differ by so many times what the last digits of weights do."""
 
 
 class Probe:
