@@ -153,8 +153,7 @@ def find_groups(probe: Probe, report: UnitReport) -> UnitGroups:
     modules = dict(probe.model.named_modules())
     found = [_group(graph, modules, layer) for layer in report.layers]
     tried = {group.name: group for group in _tried(probe, [g for g in found if not g.problem])}
-    found = [tried.get(group.name, group) for group in found]
-    return UnitGroups(tuple(found))
+    return UnitGroups(tuple(tried.get(group.name, group) for group in found))
 
 
 def _group(graph: Graph, modules: dict[str, Any], layer: LayerReport) -> UnitGroup:
@@ -209,9 +208,8 @@ def _members(graph: Graph, modules: dict[str, Any], group: UnitGroup) -> UnitGro
             if name != group.producer:
                 beside.append(part)
         else:
-            raise RefusalError(
-                f"{name} ({type(module).__name__}) mixes them, or keeps their number"
-            )
+            kind = type(module).__name__
+            raise RefusalError(f"{name} ({kind}) mixes them, or keeps their number")
     if not readers:
         raise RefusalError("no layer reads them")
     for reader in readers:
@@ -259,7 +257,7 @@ def _all_read(probe: Probe, groups: list[UnitGroup]) -> bool:
                         weight.index_fill_(axis, columns.to(weight.device), 0)
             try:
                 expected = probe.outputs(copied(zeroed))
-            except ValueError:  # a batch norm in training mode does not take one sample
+            except Exception:  # one sample in a batch norm, or losses without targets
                 if not training:
                     raise
                 continue
@@ -274,9 +272,8 @@ def _disturbed(probe: Probe, model: nn.Module, groups: list[UnitGroup], half: in
     """Run a copy in which every second unit of these groups has other values."""
     called: set[str] = set()
     for group in groups:
-        last = (
-            group.before[-1] if group.before else Reader(group.producer, group.module, group.rows)
-        )
+        maker = Reader(group.producer, group.module, group.rows)
+        last = (maker, *group.before)[-1]
 
         def disturb(
             module: Any, args: Any, output: Tensor, group: UnitGroup = group, last: Reader = last

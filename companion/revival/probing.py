@@ -128,7 +128,10 @@ def _same_randomness(model: nn.Module) -> Iterator[None]:
     with torch.random.fork_rng(list(devices)):
         random.seed(0)
         np.random.seed(0)  # noqa: NPY002
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # not of devices that have not been called yet
+        for device in devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(0)
         try:
             yield
         finally:
