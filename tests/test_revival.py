@@ -1051,6 +1051,35 @@ REFUSED = {
         lambda: Net(lambda n, x: n.b(F.relu(n.a(x)).softmax(1)), a=linear(), b=linear()),
         "something else reads its output too",
     ),
+    "a part of what a layer makes": (
+        lambda: Net(
+            lambda n, x: n.b((h := n.a(x).chunk(2, -1))[0] * F.relu(h[1])),
+            a=linear(4, 8), b=linear(),
+        ),
+        "a makes 8 outputs, of which it takes a part",
+    ),
+    "a scale of its own": (
+        lambda: Net(
+            lambda n, x: n.b(F.relu(n.a(x)) * n.scale),
+            a=linear(), b=linear(), scale=nn.Parameter(torch.ones(4)),
+        ),
+        "a parameter of the model has an entry for each",
+    ),
+    "group norm": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 4, 1), nn.ReLU(), nn.GroupNorm(2, 4),
+            nn.Conv1d(4, 4, 1),
+        ),
+        r"3 \(GroupNorm\) mixes them",
+    ),
+    "an output without a gradient": (
+        lambda: Net(lambda n, x: n.b(F.relu(n.a(x))).argmax(1), a=linear(), b=linear()),
+        "torch_pruning cannot follow the model|no layer reads them|cannot follow them",
+    ),
+    "a layer that autograd does not see": (
+        lambda: Net(lambda n, x: n.b(F.relu(n.a(x).detach())), a=linear(), b=linear()),
+        "no layer makes it",
+    ),
     "a second reader that only trains": (
         lambda: Net(
             lambda n, x: (n.b(h := F.relu(n.a(x))), h.sum(1) if n.training else x),
@@ -1212,6 +1241,27 @@ def test_an_example_comes_in_many_forms(example, call, problem):
     done = revive(model, report, dry_run=True, **options)
     assert bool(done.left) == bool(problem) != bool(done.units)
     assert bool(prune(model, report, **options).left) == bool(problem)
+
+
+def test_an_activation_that_the_example_does_not_reach_is_left():
+    model = Net(lambda n, x: n.b(F.relu(n.a(x)) if len(x) > 3 else n.a(x)), a=linear(), b=linear())
+    with torch.no_grad():
+        model.a.bias[1] = -100
+    report, one = census(model, torch.randn(9, 4), functional=True), torch.randn(2, 4)
+    assert prune(model, report, example=one).left == {"relu()": "it was not called on the example"}
+    assert revive(model, report, example=one).units == {}
+    told = dataclasses.replace(report[0], made_by="a")  # by a census that knows
+    group = unit_groups(model, dataclasses.replace(report, layers=(told,)), example=one)["relu()"]
+    assert (group.producer, group.problem) == ("a", "")
+
+
+def test_one_sample_is_an_example_too():
+    """A batch norm does not train on it, and that it may not hides nothing."""
+    model, x, report = dying("mlp, norm")
+    before = model(x)
+    assert prune(model, report, example=x[:1]).left == {}
+    assert revive(model, report, example=x[:1]).n_units == 4
+    assert torch.equal(model(x), before)
 
 
 def test_an_example_is_needed():
