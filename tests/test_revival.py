@@ -1698,13 +1698,16 @@ def test_a_wrapped_optimizer_is_unwrapped():
         ({"layers": "13"}, TypeError, "layers must be a list"),
         ({"skip": "13"}, TypeError, "skip must be a list"),
         ({"every": 0}, ValueError, "every must be"),
+        ({"source": None}, TypeError, "source must be a loader or callable, not NoneType"),
+        ({"source": "data"}, TypeError, "source must be a loader or callable, not str"),
+        ({"model": linear()}, ValueError, "optimizer must hold the model's parameters"),
     ],
 )
 def test_what_revive_every_is_given_is_checked_at_once(options, kind, says):
     model, x, _ = dying("mlp")
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with pytest.raises(kind, match=says):
-        revive_every(model, optimizer, x, **options)
+        revive_every(**({"model": model, "optimizer": optimizer, "source": x} | options))
     assert not optimizer._optimizer_step_post_hooks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -117,11 +117,18 @@ def revive_every(
     for name, given in (("layers", layers), ("skip", skip)):
         check_names(name, given)
     optimizer = bare_optimizer(optimizer)
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    if not held & set(model.parameters()):
+        raise ValueError("optimizer must hold the model's parameters, but holds none of them")
+    if not callable(source) and (
+        not isinstance(source, Iterable) or isinstance(source, str | bytes | Mapping)
+    ):
+        raise TypeError(f"source must be a loader or callable, not {type(source).__name__}")
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"every must be a whole number of at least 1, not {every!r}")
 
     def once() -> Revival:
-        report: UnitReport = source() if callable(source) else census(model, source)
+        report: UnitReport = source() if callable(source) else census(model, source, call=call)
         return revive(
             model, report, optimizer=optimizer, rng=generator, tau=tau, layers=layers, skip=skip,
             incoming=incoming, state=state, example=example, call=call, batch=batch,
