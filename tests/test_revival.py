@@ -1255,6 +1255,26 @@ def test_an_activation_that_the_example_does_not_reach_is_left():
     assert (group.producer, group.problem) == ("a", "")
 
 
+@pytest.mark.parametrize("filler", [math.nan, -math.inf])
+@pytest.mark.parametrize("mixes", [False, True])
+def test_outputs_that_are_not_finite_hide_nothing(filler, mixes):
+    """As where a model masks logits."""
+
+    def masked(net, x):
+        h = F.relu(net.a(x))
+        h = h - h.mean(1, keepdim=True) if mixes else h
+        return net.b(h).masked_fill(torch.eye(4, dtype=torch.bool)[0], filler)
+
+    model, x = Net(masked, a=linear(), b=linear()), torch.randn(9, 4)
+    with torch.no_grad():
+        model.a.bias[1] = -100
+    report, before = census(model, x, functional=True), model(x)
+    smaller = prune(model, report)
+    assert bool(smaller.left) == mixes
+    assert smaller.a.out_features == 4 - (not mixes) * report[0].dead.sum()
+    assert torch.allclose(smaller(x), before, atol=1e-6, equal_nan=True)
+
+
 def test_one_sample_is_an_example_too():
     """A batch norm does not train on it, and that it may not hides nothing."""
     model, x, report = dying("mlp, norm")

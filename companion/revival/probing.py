@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,8 +76,10 @@ def far(a: Tensor, b: Tensor) -> float:
         return 0.0
     if not a.is_floating_point():
         return 0.0 if torch.equal(a, b) else float("inf")
-    gap = torch.where(a == b, 0.0, (a - b).double().abs()).max().item()  # infinities too
-    return max(gap, torch.finfo(a.dtype).eps * a.double().abs().max().item())
+    alike = (a == b) | (a.isnan() & b.isnan())  # infinities too
+    gap = torch.where(alike, 0.0, (a - b).double().abs()).max().item()
+    size = torch.where(a.isfinite(), a.double().abs(), 0.0).max().item()
+    return float("inf") if math.isnan(gap) else max(gap, torch.finfo(a.dtype).eps * size)
 
 
 def same(before: list[Tensor], after: list[Tensor], within: list[float]) -> bool:
