@@ -290,9 +290,9 @@ def test_moved_decimal_and_moved_curve_are_caught(tmp_path):
             "book/detection.ipynb",
         ),
         (
-            "revival/structure.py",
-            "return units * k + np.arange(k) if self.channels_first else units + n_units",
-            "return units + n_units * np.arange(k) if self.channels_first else units + n_units",
+            "revival/pruning.py",
+            "sorted(set(range(tensor.shape[axis])) - places)",
+            "sorted(set(range(tensor.shape[axis])) & places)",
             "tests/test_revival.py",
             "",
             "book/dead_channels.ipynb",
@@ -304,7 +304,7 @@ def test_moved_decimal_and_moved_curve_are_caught(tmp_path):
         "swapped fans",
         "half the chance of silence",
         "rarely on is dead",
-        "columns in the other order",
+        "the living removed",
     ],
 )
 def test_wrong_formula_is_caught(module, right, wrong, test, only, chapter, tmp_path):

@@ -9,6 +9,7 @@ as one activation, by its own derivative, and not by the sigmoid within it.
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
@@ -219,7 +220,7 @@ class Flow(TorchFunctionMode):
         try:
             if z is not None and call.rule.of != "h" and _plain(func.__name__, args, kwargs)[1]:
                 with torch._C.DisableTorchFunction():
-                    z = z.detach().clone()
+                    z = z.clone()
         except Exception as error:
             self.failed(self.path[-1], error)
         output = func(*args, **kwargs)
@@ -283,7 +284,7 @@ class Flow(TorchFunctionMode):
     ) -> _Step | None:  # fmt: skip
         """Put a call together with what its operands are, if all are functions of one tensor."""
         trail = self.trail(operands[0])
-        z = operands[0].detach().clone() if in_place and name not in _BY_OUTPUT else operands[0]
+        z = operands[0].clone() if in_place and name not in _BY_OUTPUT else operands[0]
         parts = [self._formulas.get(id(t)) or _Formula(t, _identity) for t in operands]
         if in_place and parts[0].root is operands[0]:
             parts[0] = _Formula(z, _identity)
@@ -445,10 +446,12 @@ def tensors_in(thing: Any) -> list[Tensor]:
     """Find the tensors in arguments or results, in their order."""
     if isinstance(thing, Tensor):
         return [thing]
-    if isinstance(thing, tuple | list):
-        parts = thing
+    if isinstance(thing, Mapping):
+        parts = [*thing.values()]
+    elif isinstance(thing, tuple | list):
+        parts = [*thing]
     else:
-        parts = tuple(thing.values()) if isinstance(thing, Mapping) else ()
+        parts = [*vars(thing).values()] if dataclasses.is_dataclass(thing) else []
     return [t for part in parts if not isinstance(part, _NUMBERS) for t in tensors_in(part)]
 
 

@@ -270,7 +270,7 @@ class Watch:
         here.planned = training in self._plans
         here.flow = Flow(
             self._makers,
-            partial(self._judge, here),
+            partial(self.judge, here),
             self._failed,
             paths=self._paths,
             fixed=self._fixed,
@@ -339,7 +339,7 @@ class Watch:
                 with torch._C.DisableTorchFunction():
                     here.flow.overwritten(z)
                     if overwrites:
-                        kept[threading.get_ident()] = z.detach().clone()
+                        kept[threading.get_ident()] = z.clone()
             here.flow.muted += 1
 
         def leave(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
@@ -407,7 +407,7 @@ class Watch:
             axis = 0 if module.batch_first else 1
             here.flow.note(x, replace(here.flow.trail(x), batch=axis, n=x.shape[axis]))
 
-    def _judge(self, here: _Pass, call: Call) -> None:
+    def judge(self, here: Any, call: Call) -> None:
         """Count an activation, and remember where its units are."""
         plan, trail, label = here.flow.plan, call.trail, call.name
         if here.flow.light:

@@ -110,7 +110,7 @@ def made(
         return [_reshaped(before, t.shape, out.shape)]
     if name in _REDUCTIONS and out.ndim < t.ndim:
         return [_reduced(before, t, o, args, kwargs) for o in outputs]
-    others = {trail.made_by for trail in trails if trail.made_by}
+    others = {trail.made_by for trail in trails if not trail.fixed}
     return [_guessed(before, t, o, one_maker=len(others) == 1) for o in outputs]
 
 

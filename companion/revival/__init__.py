@@ -23,13 +23,18 @@ Taught in the chapter `revival`.
 
 from __future__ import annotations
 
-from companion.revival.groups import unit_groups
+from companion.revival.groups import Reader, UnitGroup, UnitGroups, unit_groups
 from companion.revival.pruning import prune
-from companion.revival.remedies import Remedy, lower_rate, swap_activation
+from companion.revival.remedies import (
+    Centre,
+    Remedy,
+    centre_inputs,
+    lower_rate,
+    shift_bias,
+    swap_activation,
+)
 from companion.revival.resets import Revival, Touched, revive
 from companion.revival.schedule import Reviver, revive_every
-from companion.revival.shifts import Centre, centre_inputs, shift_bias
-from companion.revival.structure import Reader, UnitGroup, UnitGroups
 from companion.revival.trial import Outcome, Trial, trial
 
 __all__ = [

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from companion.detection import census
 from companion.detection.rules import module_rule
-from companion.revival.remedies import swap_activation
+from companion.revival.remedies import centre_inputs, shift_bias, swap_activation
 from companion.revival.resets import revive
-from companion.revival.shifts import centre_inputs, shift_bias
 
 __all__ = ["AS_IT_IS", "REMEDIES", "Candidate", "Loss", "Run"]
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from companion.checks import names, whole
 from companion.detection import census
+from companion.detection.session import bare
 from companion.revival.candidates import AS_IT_IS, REMEDIES, Loss, Run
-from companion.revival.groups import bare
 from companion.untouched import untouched
 
 __all__ = ["Outcome", "Trial", "trial"]
