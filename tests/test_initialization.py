@@ -58,7 +58,7 @@ class TorchDraws(np.random.Generator):
         return torch.randn(size, generator=self.source, dtype=torch.float64).numpy()
 
 
-SHAPES = [(30, 50), (50, 30), (8, 6, 3, 3), (4, 10, 5)]
+SHAPES = [(30, 50), (50, 30), (12, 12), (8, 6, 3, 3), (4, 10, 5)]
 RULES = [
     (xavier_uniform, {}, init.xavier_uniform_, {}),
     (xavier_uniform, {"gain": 5 / 3}, init.xavier_uniform_, {"gain": 5 / 3}),
