@@ -889,6 +889,7 @@ REFUSED = {
     "number": (mlp, X, 3, ValueError, "y must hold one example at least"),
     "NaN": (mlp, X * nan, Y, ValueError, "x must be finite, but holds NaN or infinity"),
     "infinity": (mlp, np.where(X > 1, inf, X), Y, ValueError, "x must be finite"),
+    "minus infinity": (mlp, np.where(X > 1, -inf, X), Y, ValueError, "x must be finite"),
     "targets": (mlp, X, X[:, :3] * inf, ValueError, "y must be finite"),
     "text": (mlp, np.array([["a"]]), Y, TypeError, "x must be an array of numbers: "),
     "ragged": (mlp, X, [[1], [1, 2]], TypeError, "y must be an array of numbers: "),
