@@ -271,6 +271,10 @@ def test_correlations_at_a_given_or_vanishing_variance():
 
 
 def test_length_map_of_relu():
+    assert length_map("relu", 3.0, 2.0) == pytest.approx(6.0)  # without biases
+    assert (
+        critical_sigma_w("tanh") == critical_sigma_w("tanh", 0.0) != critical_sigma_w("tanh", 1.0)
+    )
     np.testing.assert_allclose(length_map("relu", [[0.0, 1.0]], 2.0, 0.5), [[0.25, 2.25]])
 
 
