@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from companion.activations import relu
-from companion.checks import Seed, choice, finite_array, generator, whole
+from companion.checks import Seed, choice, finite_array, generator, whole, wholes
 from companion.initialization import he_std, randomized_asymmetric
 
 __all__ = ["BornDead", "born_dead_bounds", "born_dead_probability"]
@@ -203,9 +203,7 @@ def born_dead_bounds(
 
 
 def _whole_widths(widths: Sequence[int]) -> list[int]:
-    if isinstance(widths, str) or not hasattr(widths, "__iter__"):
-        raise TypeError(f"widths must be a sequence of whole numbers, not {widths!r}")
-    found = [whole(f"widths[{place}]", n) for place, n in enumerate(widths)]
+    found = wholes("widths", widths)
     if not found:
         raise ValueError("widths must hold one hidden layer at least")
     return found

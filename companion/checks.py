@@ -21,7 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Seed", "choice", "finite_array", "generator", "names", "real", "whole"]
+__all__ = [
+    "Seed", "choice", "finite_array", "function", "generator", "names", "real", "real_array",
+    "whole", "wholes",
+]  # fmt: skip
 
 Seed = np.random.Generator | int | None
 """What `generator` takes: a generator, a seed, or None for fresh numbers each time."""
@@ -48,7 +51,7 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     TypeError
         If the value is no whole number.
     ValueError
-        If it is less than `least`.
+        If it is less than `least`, or so large that NumPy has no such integer.
 
     Examples
     --------
@@ -58,9 +61,41 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     allowed = f"{name} must be a whole number, {least} or more, not {_short(value)}"
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(allowed)
-    if value < least:
+    number = int(value)
+    if not least <= number < 2**63:  # more counts nothing
         raise ValueError(allowed)
-    return int(value)
+    return number
+
+
+def wholes(name: str, value: Any, least: int = 1) -> list[int]:
+    """Take a sequence of whole numbers, such as a shape.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for the message.
+    value : iterable of int
+        What was given.
+    least : int, default 1
+        The least number allowed.
+
+    Returns
+    -------
+    list of int
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the value is no sequence, or as `whole` of one of them.
+
+    Examples
+    --------
+    >>> wholes("shape", (np.int64(3), 4))
+    [3, 4]
+    """
+    if isinstance(value, str | bytes) or not np.iterable(value):
+        raise TypeError(f"{name} must be a sequence of whole numbers, not {_short(value)}")
+    return [whole(f"{name}[{place}]", each, least) for place, each in enumerate(value)]
 
 
 def real(
@@ -242,6 +277,79 @@ def generator(name: str, rng: Seed) -> np.random.Generator:
     return np.random.default_rng(whole(name, rng, 0))
 
 
+def function(name: str, value: Any) -> Any:
+    """Take what can be called.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for the message.
+    value : callable
+        What was given.
+
+    Returns
+    -------
+    callable
+        The value.
+
+    Raises
+    ------
+    TypeError
+        If it cannot be called.
+
+    Examples
+    --------
+    >>> function("f", abs)(-3)
+    3
+    """
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, not {_short(value)}")
+    return value
+
+
+def real_array(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """Take an array of real numbers, NaN and infinity among them.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for the message.
+    value : array_like
+        Floats or integers, of any shape.
+
+    Returns
+    -------
+    ndarray of float64
+        A copy.
+
+    Raises
+    ------
+    TypeError
+        If it holds anything else (text, objects, complex numbers, bools), or is ragged.
+    ValueError
+        If it holds a whole number that is too large for a float.
+
+    Examples
+    --------
+    >>> real_array("x", [1, np.nan])
+    array([ 1., nan])
+    """
+    try:
+        array = np.asarray(value)
+        if array.dtype == object and array.size and all(map(_is_number, array.flat)):
+            array = array.astype(np.float64)  # whole numbers from 2^64 on
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, and {_short(value)} fits into no float") from None
+    except ValueError:
+        raise TypeError(f"{name} must be an array, not a ragged list: {_short(value)}") from None
+    except (TypeError, RuntimeError) as error:  # a tensor that waits for its gradient
+        raise TypeError(f"{name} must be an array of numbers: {error}") from None
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold real numbers (float or integer), not {array.dtype}")
+    with np.errstate(over="ignore"):  # a long double may be too large
+        return array.astype(np.float64)
+
+
 def finite_array(name: str, value: ArrayLike) -> NDArray[np.float64]:
     """Take an array of finite real numbers.
 
@@ -270,20 +378,7 @@ def finite_array(name: str, value: ArrayLike) -> NDArray[np.float64]:
     array([[1., 2.],
            [3., 4.]])
     """
-    try:
-        array = np.asarray(value)
-        if array.dtype == object and array.size and all(map(_is_number, array.flat)):
-            array = array.astype(np.float64)  # whole numbers from 2^64 on
-    except OverflowError:
-        raise ValueError(f"{name} must be finite, and {_short(value)} fits into no float") from None
-    except ValueError:
-        raise TypeError(f"{name} must be an array, not a ragged list: {_short(value)}") from None
-    except (TypeError, RuntimeError) as error:  # a tensor that waits for its gradient
-        raise TypeError(f"{name} must be an array of numbers: {error}") from None
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must hold real numbers (float or integer), not {array.dtype}")
-    with np.errstate(over="ignore"):  # a long double may be too large
-        array = array.astype(np.float64)
+    array = real_array(name, value)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, but holds NaN or infinity")
     return array

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from companion.checks import Seed, finite_array, whole
+from companion.checks import Seed, finite_array, whole, wholes
 from companion.initialization import orthogonal
 
 __all__ = [
@@ -57,8 +57,8 @@ def active_share(slope: ArrayLike) -> Array:
     >>> share[1].tolist(), (share == 0).all(axis=(1, 2)).tolist()
     ([[0.0, 0.0, 0.25]], [True, False])
     """
-    slope = np.asarray(slope)
-    slope = slope.astype(int) if slope.dtype == bool else slope
+    if isinstance(slope, np.ndarray) and slope.dtype == bool:
+        slope = slope.astype(float)
     slope = _images("slope", slope, "(n, channels, height, width)")
     return np.asarray((slope != 0).mean(axis=0))
 
@@ -159,10 +159,11 @@ def delta_orthogonal(shape: Sequence[int], rng: Seed = None, *, gain: float = 1.
     >>> int(np.count_nonzero(kernel)), (centre.T @ centre + 0.0).round(9).tolist()[0][0]
     (8, 1.0)
     """
+    shape = wholes("shape", shape)
     if len(shape) != 4:
-        raise ValueError(f"shape must have four axes, not {shape!r}")
+        raise ValueError(f"shape must have four axes, not {shape}")
     height, width = (_odd("shape's height and width", size) for size in shape[2:])
-    kernel = np.zeros(tuple(shape))
+    kernel = np.zeros(shape)
     kernel[:, :, height // 2, width // 2] = orthogonal(shape[:2], rng, gain=gain)
     return kernel
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from companion.checks import finite_array
+from companion.checks import finite_array, real_array
 
 __all__ = ["deadly_rate", "dormancy_score"]
 
@@ -83,8 +83,8 @@ def dormancy_score(mean_abs: ArrayLike) -> Array:
 
     Raises
     ------
-    ValueError
-        If a mean is negative, or there is no unit.
+    TypeError, ValueError
+        If a mean is negative or no real number, or there is no unit.
 
     Notes
     -----
@@ -98,7 +98,7 @@ def dormancy_score(mean_abs: ArrayLike) -> Array:
     >>> dormancy_score([0.0, 0.0]), dormancy_score([1.0, 3.0, np.nan])
     (array([0., 0.]), array([0.5, 1.5, nan]))
     """
-    size = np.array(mean_abs, dtype=float)
+    size = real_array("mean_abs", mean_abs)
     if size.ndim == 0 or size.shape[-1] == 0:
         raise ValueError(f"mean_abs must have a last axis of units, not the shape {size.shape}")
     if (size < 0).any():

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from companion.checks import finite_array, real, whole
+from companion.checks import finite_array, function, real, whole
 
 __all__ = ["DivergenceError", "adam", "adamw", "clip_by_norm", "clip_by_value", "gradient_descent",
            "momentum", "nesterov", "rmsprop", "warmup_cosine"]  # fmt: skip
@@ -48,8 +48,7 @@ def _walk(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int,
     real("eps", eps, 0)
     if not callable(learning_rate):
         real("learning_rate", learning_rate, 0, open_low=True)
-    if not callable(gradient):
-        raise TypeError(f"gradient must be a function of the parameters, not {gradient!r}")
+    function("gradient", gradient)
     steps = whole("steps", steps, 0)
     trajectory, memory = np.array([finite_array("start", start)] * (steps + 1)), list[Any]()
     for step in range(steps):

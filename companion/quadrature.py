@@ -15,7 +15,7 @@ Used in the chapters `vanishing_gradients` and `initialization`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from companion.activations import ACTIVATIONS, Activation
 from companion.activations import activation as find_activation
-from companion.checks import finite_array
+from companion.checks import finite_array, function
 
 __all__ = ["Moments", "gaussian_mean", "gaussian_pair_mean"]
 
@@ -36,7 +36,7 @@ _SPREAD = np.linspace(-_FAR, _FAR, 7)
 TINY = 1e-200  # a variance that stands for the limit 0
 
 
-def gaussian_mean(f: Function, q: ArrayLike = 1.0, kinks: Iterable[float] = ()) -> Any:
+def gaussian_mean(f: Function, q: ArrayLike = 1.0, kinks: ArrayLike = ()) -> Any:
     r"""Mean of f over a normal variable of mean 0 and variance q.
 
     .. math:: E\,f(\sqrt{q}\,z), \quad z \sim N(0, 1)
@@ -49,7 +49,7 @@ def gaussian_mean(f: Function, q: ArrayLike = 1.0, kinks: Iterable[float] = ()) 
         products and derivatives; it may grow like a power.
     q : array_like, default 1
         Variances, not negative; of any shape. At 0 the mean is f(0).
-    kinks : iterable of float, default ()
+    kinks : array_like, default ()
         Where f or its derivative jumps, such as `Activation.kinks`. 0 need not be listed.
 
     Returns
@@ -67,13 +67,13 @@ def gaussian_mean(f: Function, q: ArrayLike = 1.0, kinks: Iterable[float] = ()) 
     >>> gaussian_mean(lambda u: u**4, [1.0, 2.0]).round(12).tolist()  # 3 q²
     [3.0, 12.0]
     """
-    q = _variances(q)
-    u, weight = _rule(np.zeros_like(q), np.sqrt(q), _places(q.max(initial=0), kinks))
+    q, f = _variances(q), function("f", f)
+    u, weight = _rule(np.zeros_like(q), np.sqrt(q), _places(q.max(initial=0), _kinks(kinks)))
     return (weight * f(u)).sum(axis=-1) / weight.sum(axis=-1)  # the mean of 1 is exactly 1
 
 
 def gaussian_pair_mean(
-    f: Function, g: Function, q: ArrayLike, c: ArrayLike, kinks: Iterable[float] = ()
+    f: Function, g: Function, q: ArrayLike, c: ArrayLike, kinks: ArrayLike = ()
 ) -> Any:
     r"""Mean of a product over a pair of normal variables of variance q and correlation c.
 
@@ -93,7 +93,7 @@ def gaussian_pair_mean(
     c : array_like
         Correlations, from -1 to 1; `q` and `c` are broadcast together, and each pair of numbers
         takes one or two milliseconds.
-    kinks : iterable of float, default ()
+    kinks : array_like, default ()
         Where f, g or their derivatives jump. 0 need not be listed.
 
     Returns
@@ -119,7 +119,7 @@ def gaussian_pair_mean(
     True
     """
     q, c = np.broadcast_arrays(_variances(q), _correlations(c))
-    kinks = tuple(kinks)
+    f, g, kinks = function("f", f), function("g", g), _kinks(kinks)
     means = [_pair_mean(f, g, *pair, kinks) for pair in zip(q.flat, c.flat, strict=True)]
     return np.array(means).reshape(c.shape)[()]
 
@@ -198,7 +198,7 @@ class Moments:
         return (up, down) if straight else None
 
 
-def _pair_mean(f: Function, g: Function, q: float, c: float, kinks: tuple[float, ...]) -> Any:
+def _pair_mean(f: Function, g: Function, q: float, c: float, kinks: np.ndarray) -> Any:
     places = _places(q, kinks)
     within = np.sqrt(q * ((1 - c) * (1 + c)))  # standard deviation of u2 given u1
     if within == 0:
@@ -212,9 +212,8 @@ def _pair_mean(f: Function, g: Function, q: float, c: float, kinks: tuple[float,
     return np.sum(weight * f(u) * (inner_weight * g(inner)).sum(axis=-1))
 
 
-def _places(q: float, kinks: Iterable[float]) -> np.ndarray:
+def _places(q: float, kinks: np.ndarray) -> np.ndarray:
     """Where panels end: at the kinks, at 0, and at powers of 2 as far as the integral reaches."""
-    kinks = finite_array("kinks", [*kinks])
     doubling = 2.0 ** np.arange(np.ceil(np.log2(max(_FAR * np.sqrt(q), 1.0))))
     return np.concatenate([-doubling, [0.0], doubling, kinks])
 
@@ -238,6 +237,10 @@ def panel_rule(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     nodes = ends[..., :-1, None] + half * (1 + _NODES)
     flat = (*ends.shape[:-1], nodes.shape[-2] * nodes.shape[-1])
     return nodes.reshape(flat), (half * _WEIGHTS).reshape(flat)
+
+
+def _kinks(kinks: ArrayLike) -> np.ndarray:
+    return finite_array("kinks", kinks).ravel()
 
 
 def _variances(q: ArrayLike) -> np.ndarray:

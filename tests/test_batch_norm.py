@@ -390,6 +390,7 @@ def test_running_statistics_stay_as_they_were_when_an_update_fails():
         ([0.0], [1.0, 1.0], r"mean and var must both have the shape \(n_features,\)"),
         (0.0, 1.0, "mean and var must both have the shape"),
         ([0.0], [-1.0], "var must not be negative, not -1.0"),
+        ([0.0, 0.0], [1.0, -1.0], "var must not be negative, not -1.0"),
         ([nan], [1.0], "mean must be finite"),
     ],
 )

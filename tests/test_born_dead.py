@@ -180,6 +180,15 @@ def test_depth_neither_overflows_nor_underflows():
         assert found.probability == dead
 
 
+def test_with_biases_it_matters_how_far_out_the_points_lie():
+    near = dict(inputs=[-1e-9, 1e-9], bias=True, simulate=10_000, rng=rng())
+    assert agree(born_dead_probability([2, 2], **near), 1 - (3 / 4) ** 2)  # as at one point
+    far = born_dead_probability([2, 2], **near | {"inputs": [-1e9, 1e9]})
+    assert agree(far, 1 / 16)  # two rays, and on one that is lost the biases alone
+    asymmetric = born_dead_probability([2, 2], init="randomized_asymmetric", **near)
+    assert (asymmetric.lower, asymmetric.upper) == (0, 1)
+
+
 @pytest.mark.parametrize("nets", [1, 2, 1000])
 def test_the_standard_error_counts_one_dead_and_one_living_net_more(nets):
     born = born_dead_probability([2, 2, 2], simulate=nets, rng=rng())

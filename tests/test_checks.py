@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from companion.checks import choice, finite_array, generator, names, real, whole
+from companion.checks import (
+    choice,
+    finite_array,
+    function,
+    generator,
+    names,
+    real,
+    real_array,
+    whole,
+    wholes,
+)
 
 HUGE = [10**400, pytest.param(10**5000, id="more than Python prints")]
 NO_NUMBERS = [True, np.True_, "3", b"3", None, [3], 3j, np.array([3]), object()]
@@ -34,11 +44,45 @@ def test_whole_refuses_other_types(value):
 def test_whole_holds_its_bound():
     assert whole("n", 1) == 1
     assert whole("n", 0, least=0) == 0
-    assert whole("n", 10**400) == 10**400
+    assert whole("n", 2**63 - 1) == 2**63 - 1
+    for much in (2**63, 10**400):
+        with pytest.raises(ValueError, match=r"^n must be a whole number, 1 or more, not \d+"):
+            whole("n", much)
     with pytest.raises(ValueError, match=r"^n must be a whole number, 1 or more, not 0$"):
         whole("n", 0)
     with pytest.raises(ValueError, match=r"^n must be a whole number, -2 or more, not -3$"):
         whole("n", -3, least=-2)
+
+
+@pytest.mark.parametrize("value", [[3, 4], (3, np.int64(4)), np.array([3, 4]), torch.Size([3, 4])])
+def test_wholes_takes_sequences(value):
+    assert wholes("shape", value) == [3, 4]
+    assert wholes("shape", ()) == []
+    assert wholes("shape", [0], least=0) == [0]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "says"),
+    [
+        ("34", TypeError, "shape must be a sequence of whole numbers, not '34'"),
+        (b"34", TypeError, "shape must be a sequence"),
+        (34, TypeError, "shape must be a sequence of whole numbers, not 34"),
+        (None, TypeError, "shape must be a sequence"),
+        (np.array(3), TypeError, "shape must be a sequence"),
+        ([3, 4.0], TypeError, r"shape\[1\] must be a whole number, 1 or more, not 4.0"),
+        ([0], ValueError, r"shape\[0\] must be a whole number, 1 or more, not 0"),
+    ],
+)
+def test_wholes_refuses_anything_else(value, error, says):
+    with pytest.raises(error, match=says):
+        wholes("shape", value)
+
+
+def test_function_takes_what_can_be_called():
+    assert function("f", len) is len
+    for bad in (None, "len", 3):
+        with pytest.raises(TypeError, match=f"^f must be a function, not {bad!r}$"):
+            function("f", bad)
 
 
 @pytest.mark.parametrize("value", [3, 3.0, np.float32(3), np.int64(3), Fraction(3)])
@@ -193,6 +237,14 @@ def test_finite_array_copies_and_keeps_the_shape():
 def test_finite_array_refuses_what_holds_no_real_numbers(value, message):
     with pytest.raises(TypeError, match=message):
         finite_array("x", value)
+
+
+def test_real_array_lets_pass_what_is_not_finite():
+    np.testing.assert_array_equal(real_array("x", [1, np.nan, -np.inf]), [1, np.nan, -np.inf])
+    with pytest.raises(TypeError, match="x must hold real numbers"):
+        real_array("x", ["a"])
+    with pytest.raises(ValueError, match=r"x must be finite, and .* fits into no float"):
+        real_array("x", [10**400])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, *HUGE, np.longdouble("1e4000")])

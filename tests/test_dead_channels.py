@@ -135,6 +135,8 @@ RNG = np.random.default_rng(0)
         (lambda: padding_factor(True), TypeError, "side must be a whole"),
         (lambda: padding_factor(8, 4), ValueError, "kernel_size must be odd"),
         (lambda: delta_orthogonal((4, 4), RNG), ValueError, "shape must have four axes"),
+        (lambda: delta_orthogonal(4, RNG), TypeError, "shape must be a sequence"),
+        (lambda: active_share([[1.0], [1.0, 2.0]]), TypeError, "slope must be an array"),
         (lambda: delta_orthogonal((4, 4, 2, 3), RNG), ValueError, "must be odd"),
         (lambda: delta_orthogonal((4, 4, 3, 3), RNG, gain=-1), ValueError, "gain"),
         (lambda: delta_orthogonal((4, 4, 3, 3), "0"), TypeError, "rng"),

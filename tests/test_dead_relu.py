@@ -92,6 +92,12 @@ def test_bad_sizes_are_refused(sizes, says):
         dormancy_score(sizes)
 
 
+@pytest.mark.parametrize("sizes", ["x", [1j], [[1.0], [1.0, 2.0]], None, [True]])
+def test_sizes_that_are_no_numbers_are_refused(sizes):
+    with pytest.raises(TypeError, match="mean_abs must "):
+        dormancy_score(sizes)
+
+
 @pytest.mark.parametrize(
     ("z", "g", "error", "says"),
     [

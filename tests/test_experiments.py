@@ -50,6 +50,8 @@ def test_label_noise_changes_training_labels_only():
     changed = (clean.y_train != noisy.y_train).mean()
     assert changed == pytest.approx(0.4 * 0.9, abs=0.04)
     assert np.array_equal(clean.y_test, noisy.y_test)
+    assert set(noisy.y_train) == set(range(10))
+    assert [layer.out_channels for layer in cnn(64, 10) if isinstance(layer, nn.Conv2d)] == [16, 32]
     assert len(digits(n_train=100).x_train) == 100
 
 

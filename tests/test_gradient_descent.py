@@ -458,7 +458,7 @@ def test_a_divergence_can_be_pickled_and_keeps_its_path_alone():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"gradient": 3}, TypeError, "gradient must be a function of the parameters, not 3"),
+        ({"gradient": 3}, TypeError, "gradient must be a function, not 3"),
         ({"gradient": lambda x: x[:1]}, ValueError, r"start's shape \(2,\), not \(1,\)"),
         ({"gradient": lambda x: x.sum()}, ValueError, r"start's shape \(2,\), not \(\)"),
         ({"gradient": lambda x: None}, TypeError, "gradient at start must hold real .* object"),

@@ -267,8 +267,8 @@ def test_moved_decimal_and_moved_curve_are_caught(tmp_path):
         ),
         (
             "initialization/scales.py",
-            "return whole[1] * field, whole[0] // groups * field",
-            "return whole[0] // groups * field, whole[1] * field",
+            "return (of_first, of_second) if transposed else (of_second, of_first)",
+            "return (of_second, of_first) if transposed else (of_first, of_second)",
             "tests/test_initialization.py",
             "fans",
             "book/initialization.ipynb",

@@ -58,7 +58,7 @@ class TorchDraws(np.random.Generator):
         return torch.randn(size, generator=self.source, dtype=torch.float64).numpy()
 
 
-SHAPES = [(30, 50), (50, 30), (8, 6, 3, 3), (4, 10, 5)]
+SHAPES = [(30, 50), (50, 30), (12, 12), (8, 6, 3, 3), (4, 10, 5)]
 RULES = [
     (xavier_uniform, {}, init.xavier_uniform_, {}),
     (xavier_uniform, {"gain": 5 / 3}, init.xavier_uniform_, {"gain": 5 / 3}),
@@ -573,7 +573,7 @@ def test_what_is_no_generator_is_refused(rule, given):
 
 @every_function
 def test_other_dtypes_are_refused(rule):
-    for dtype in (np.float16, np.int64, complex):
+    for dtype in (np.float16, np.int64, complex, "x", 3):
         with pytest.raises(TypeError, match="dtype must be float64 or float32, not"):
             rule((3, 3), rng(), dtype=dtype)
 
@@ -633,7 +633,7 @@ def test_impossible_groups_are_refused(groups, error, message):
 
 def test_gains_refuse_what_is_no_activation():
     for compute in (gain, variance_gain):
-        with pytest.raises(ValueError, match=r"one of .* Did you mean 'relu'"):
+        with pytest.raises(ValueError, match=r"name must be .* Did you mean 'relu'"):
             compute("Relu")
         with pytest.raises(TypeError, match="derivative"):
             compute(np.tanh)
@@ -668,6 +668,7 @@ WEIGHTS = [np.eye(64)]
         ({"weights": [np.full((64, 64), inf)]}, ValueError, r"weights\[0\] must be finite"),
         ({"weights": [np.eye(64), np.eye(3)]}, ValueError, r"weights\[1\] must have 64 columns"),
         ({"weights": np.eye(64)}, TypeError, "weights must be a list of arrays"),
+        ({"weights": None}, TypeError, "weights must be a list of arrays"),
         ({"weights": [np.eye(64) > 0]}, TypeError, r"weights\[0\] must hold real numbers"),
         ({"activation": "rellu"}, ValueError, "Did you mean 'relu'"),
         ({"negative_slope": 0.1}, TypeError, "relu has keywords"),

@@ -87,7 +87,27 @@ def test_impossible_variances_are_refused(q):
             mean(q)
 
 
+def test_a_function_is_one():
+    for bad in (None, 3, "tanh"):
+        with pytest.raises(TypeError, match=f"f must be a function, not {bad!r}"):
+            gaussian_mean(bad)
+        with pytest.raises(TypeError, match=f"g must be a function, not {bad!r}"):
+            gaussian_pair_mean(tanh, bad, 1.0, 0.5)
+
+
+def test_what_bends_near_zero_alone_is_not_homogeneous():
+    from companion.activations import Activation
+
+    dented = Activation("dented", "", lambda z: z + 0.5 * (abs(z) < 0.5), "", lambda z: z * 0 + 1,
+                        "", (-inf, inf), 1.0, "", None)  # fmt: skip
+    assert Moments(dented).slopes is None
+    assert Moments("leaky_relu", negative_slope=0.3).slopes == (1.0, 0.3)
+
+
 def test_impossible_kinks_are_refused():
+    for bad in (None, "x", [1j]):
+        with pytest.raises(TypeError, match="kinks must "):
+            gaussian_mean(tanh, 1.0, bad)
     with pytest.raises(ValueError, match="kinks must be finite"):
         gaussian_mean(tanh, 1.0, kinks=[0.0, nan])
 

@@ -271,6 +271,10 @@ def test_correlations_at_a_given_or_vanishing_variance():
 
 
 def test_length_map_of_relu():
+    assert length_map("relu", 3.0, 2.0) == pytest.approx(6.0)  # without biases
+    assert (
+        critical_sigma_w("tanh") == critical_sigma_w("tanh", 0.0) != critical_sigma_w("tanh", 1.0)
+    )
     np.testing.assert_allclose(length_map("relu", [[0.0, 1.0]], 2.0, 0.5), [[0.25, 2.25]])
 
 
@@ -924,6 +928,7 @@ REFUSED = {
     "number": (mlp, X, 3, ValueError, "y must hold one example at least"),
     "NaN": (mlp, X * nan, Y, ValueError, "x must be finite, but holds NaN or infinity"),
     "infinity": (mlp, np.where(X > 1, inf, X), Y, ValueError, "x must be finite"),
+    "minus infinity": (mlp, np.where(X > 1, -inf, X), Y, ValueError, "x must be finite"),
     "targets": (mlp, X, X[:, :3] * inf, ValueError, "y must be finite"),
     "text": (mlp, np.array([["a"]]), Y, TypeError, "x must be an array of numbers: "),
     "ragged": (mlp, X, [[1], [1, 2]], TypeError, "y must be an array of numbers: "),

@@ -224,7 +224,7 @@ def claim(
         raise ValueError(f"{id}: expect and within go together")
     if above is not None and below is not None and not above < below:
         raise ValueError(f"above must be less than below, not {above!r} and {below!r}")
-    if within == 0 and not float(expect or 0).is_integer():
+    if expect is not None and within == 0 and not float(expect).is_integer():
         raise ValueError("within=0 is for whole numbers; give a tolerance for a measured one")
     choice("varies", varies, (*VARIES, None))
     if not isinstance(unit, str) or re.search(r"[\d(;]|over", unit):

@@ -37,7 +37,10 @@ def check_generator(rng: np.random.Generator) -> None:
 
 
 def _float(dtype: DTypeLike) -> Any:
-    kind = np.dtype(dtype)
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        kind = None
     if kind not in (np.float64, np.float32):
-        raise TypeError(f"dtype must be float64 or float32, not {kind}")
+        raise TypeError(f"dtype must be float64 or float32, not {dtype!r}")
     return kind

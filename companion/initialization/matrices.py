@@ -137,8 +137,8 @@ def lsuv(
     >>> scaled.iterations, [f"{W.std() / V.std():.2f}" for W, V in zip(scaled.weights, start)]
     ([0, 1, 1], ['1.00', '1.42', '1.48'])
     """
-    if isinstance(weights, np.ndarray):
-        raise TypeError("weights must be a list of arrays, one per layer, not a single array")
+    if not isinstance(weights, Sequence) or isinstance(weights, str):
+        raise TypeError(f"weights must be a list of arrays, one per layer, not {type(weights)}")
     f = find_activation(activation)
     f(0.0, **parameters)  # refuse bad parameters now
     tolerance = real("tolerance", tolerance, 0, open_low=True)

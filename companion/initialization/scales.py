@@ -10,10 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-import numpy as np
-
 from companion.activations import Activation
-from companion.checks import real, whole
+from companion.checks import real, whole, wholes
 from companion.quadrature import Moments, gaussian_mean
 
 __all__ = [
@@ -60,9 +58,7 @@ def fans(shape: Sequence[int], *, groups: int = 1, transposed: bool = False) -> 
     >>> fans((64, 16, 4, 4), transposed=True)  # from 64 channels to 16
     (1024, 256)
     """
-    if not isinstance(shape, Sequence | np.ndarray) or isinstance(shape, str):
-        raise TypeError(f"shape must be a sequence of whole numbers, not {shape!r}")
-    lengths = [whole(f"shape[{axis}]", n) for axis, n in enumerate(shape)]
+    lengths = wholes("shape", shape)
     if len(lengths) < 2:
         raise ValueError(
             f"shape must have two axes at least, (fan_out, fan_in, ...), not {tuple(lengths)}: "
