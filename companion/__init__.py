@@ -73,13 +73,15 @@ _NAMES = {
     "activations": """ACTIVATIONS elu gelu gelu_tanh hardtanh identity leaky_relu lecun_tanh mish
         prelu relu selu sigmoid silu softplus softsign tanh""",
     "claims": "ClaimError check claim",
-    "detection": """Diagnosis Finding LayerReport UnitReport Watch census diagnose watch""",
+    "detection": """Diagnosis Finding LayerReport UnitReport Watch census diagnose
+        lightning_callback trainer_callback watch""",
     "gradient_descent": """adam adamw clip_by_norm clip_by_value momentum nesterov rmsprop
         warmup_cosine""",
     "initialization": """fans gain he_normal he_uniform lecun_normal lecun_uniform lsuv orthogonal
         pytorch_default randomized_asymmetric xavier_normal xavier_uniform""",
-    "revival": """Centre Reader Remedy Revival Reviver Touched UnitGroup UnitGroups centre_inputs
-        lower_rate prune revive revive_every shift_bias swap_activation unit_groups""",
+    "revival": """Centre Outcome Reader Remedy Revival Reviver Touched Trial UnitGroup UnitGroups
+        centre_inputs lower_rate prune revive revive_every shift_bias swap_activation trial
+        unit_groups""",
     "vanishing_gradients": "SignalProfile mean_field signal_profile",
 }
 """The names at the top of the package, by the module that has them."""

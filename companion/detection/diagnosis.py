@@ -166,8 +166,6 @@ def diagnose(
     """
     if not isinstance(report, UnitReport):
         raise TypeError(f"report must be a UnitReport, as census returns it, not {report!r}")
-    if not report.layers:
-        raise ValueError("report must hold one layer at least")
     dead, always_on = (
         real(name, value, 0, 1, open_high=True)
         for name, value in (("dead", dead), ("always_on", always_on))

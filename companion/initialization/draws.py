@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from companion.checks import Seed, generator
 
-__all__ = ["check_generator", "normal", "uniform"]
+__all__ = ["normal", "uniform"]
 
 Array = NDArray[np.floating[Any]]
 
@@ -25,15 +25,6 @@ def uniform(shape: Sequence[int], rng: Seed, std: float, dtype: DTypeLike) -> Ar
 def normal(shape: Sequence[int], rng: Seed, std: float, dtype: DTypeLike) -> Array:
     """Draw normal numbers of mean 0."""
     return std * generator("rng", rng).standard_normal(tuple(shape), dtype=_float(dtype))
-
-
-def check_generator(rng: np.random.Generator) -> None:
-    """Refuse what is no Generator."""
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(
-            "rng must be a numpy.random.Generator, such as numpy.random.default_rng(0), not "
-            f"{rng!r}"
-        )
 
 
 def _float(dtype: DTypeLike) -> Any:

@@ -100,8 +100,9 @@ def _shift(run: Run) -> None:
 
 def _reset(run: Run) -> None:
     report = census(run.model, run.batches, call=run.loss)
-    if not revive(run.model, report, rng=run.rng).n_units:
-        raise ValueError("no unit is dead")
+    done = revive(run.model, report, rng=run.rng)
+    if not done.n_units:
+        raise ValueError("; ".join(done.left.values()) or "no unit is dead")
 
 
 def _draw(run: Run) -> None:

@@ -6,33 +6,22 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from companion.initialization import fans, he_std, lecun_std, pytorch_std, xavier_std
+from companion.initialization import STDS, fans
 from companion.initialization.draws import normal, uniform
 from companion.revival.choice import Chosen, Constants
 from companion.revival.graph import weight_axes
 from companion.revival.groups import UnitGroup
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["INCOMING", "Edit", "Incoming", "all_or_nothing", "plan"]
+__all__ = ["Edit", "Incoming", "all_or_nothing", "plan"]
 
 Incoming = str | Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 """How incoming weights are drawn: a rule's name, or a function of the weight's shape."""
-
-INCOMING: dict[str, Callable[[int, int], float]] = {
-    "he": lambda fan_in, fan_out: he_std(fan_in),
-    "lecun": lambda fan_in, fan_out: lecun_std(fan_in),
-    "pytorch": lambda fan_in, fan_out: pytorch_std(fan_in),
-    "xavier": xavier_std,
-}
-"""Standard deviation of fresh weights by the name of the rule; normal, but "pytorch" uniform."""
 
 NORM = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 """The entry of a norm that lets everything pass."""
@@ -154,7 +143,7 @@ def _fresh(
     make = normal
     if not 0 < std < math.inf:
         rule = rule or "pytorch"
-        std, make = INCOMING[rule](*fans(shape)), uniform if rule == "pytorch" else normal
+        std, make = STDS[rule](*fans(shape)), uniform if rule == "pytorch" else normal
     values = torch.from_numpy(make((len(index), *shape[1:]), rng, std, np.float64))
     return f"{make.__name__}, std {std:.3g}", values
 

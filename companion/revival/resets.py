@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +12,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from companion.initialization.draws import check_generator
+from companion.checks import choice, generator, real
+from companion.initialization import STDS
 from companion.revival.choice import Chosen, Constants, choose, refuse, without_harm
-from companion.revival.edits import INCOMING, Edit, Incoming, all_or_nothing, plan, tensor_of
+from companion.revival.edits import Edit, Incoming, all_or_nothing, plan, tensor_of
 from companion.revival.optimizer_state import (
     STATES,
     bare_optimizer,
@@ -253,18 +252,11 @@ def _outputs(probe: Probe, edits: list[Edit]) -> list[Tensor]:
 
 def check_options(rng: Any, tau: Any, state: Any, incoming: Any) -> np.random.Generator:
     """Check what has nothing to do with the model, and return a generator."""
-    if isinstance(tau, bool) or not isinstance(tau, Real):
-        raise TypeError(f"tau must be a real number, not {tau!r}")
-    if not 0 <= float(tau) < math.inf:
-        raise ValueError(f"tau must be finite and not negative, not {tau!r}")
-    if state not in STATES:
-        raise ValueError(f"state must be one of {STATES}, not {state!r}")
-    if incoming is not None and not callable(incoming) and incoming not in [*INCOMING]:
-        raise ValueError(f"incoming must be callable or of {sorted(INCOMING)}, not {incoming!r}")
-    if rng is None or (isinstance(rng, int | np.integer) and not isinstance(rng, bool)):
-        return np.random.default_rng(rng)
-    check_generator(rng)
-    return rng
+    real("tau", tau, 0)
+    choice("state", state, STATES)
+    if incoming is not None and not callable(incoming):
+        choice("incoming", incoming, STDS)
+    return generator("rng", rng)
 
 
 def _deadlocks(chosen: Chosen, constants: Constants) -> Iterator[str]:

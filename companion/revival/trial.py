@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import html
 import math
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -238,7 +237,7 @@ def trial(
     def batch_loss(model: nn.Module, batch: Any) -> Tensor:
         return compute(model, copy.deepcopy(batch))  # which a model may change in place
 
-    with untouched(net), _random_states(loader), torch.enable_grad():
+    with untouched(net), _random_state(loader), torch.enable_grad():
         batches = _take(loader, steps)
         if reason := _not_finite(batches):
             return Trial((), dict.fromkeys(chosen, reason), math.nan, math.nan, steps, seeds, 0)
@@ -366,15 +365,12 @@ def _shown(chosen: Sequence[str], progress: bool | None) -> Iterable[str]:
 
 
 @contextmanager
-def _random_states(loader: Any) -> Iterator[None]:
-    """Give back the random states of Python and NumPy, and of a loader's own generator."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+def _random_state(loader: Any) -> Iterator[None]:
+    """Give back the random state of a loader's own generator."""
     own: Any = getattr(loader, "generator", None)
     state = own.get_state() if isinstance(own, torch.Generator) else None
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
         if state is not None:
             own.set_state(state)
