@@ -1,6 +1,6 @@
 # One verb per task; CI runs the same verbs. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install book test notebooks replicate matrix bench zoo lab clean
+.PHONY: help install book test notebooks replicate mutants matrix bench zoo lab clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -30,10 +30,13 @@ test: $(VENV)/test.installed $(VENDOR)  ## run every check: package, notebooks, 
 	python -m pytest -n 2 --cov --cov-report term:skip-covered --cov-fail-under 95
 
 notebooks: $(VENV)/test.installed  ## run the notebooks again and store their outputs (NAMES="intro activations")
-	python -m companion.notebooks $(NAMES)
+	python -m companion.claims.notebooks $(NAMES)
 
 replicate: $(VENV)/test.installed  ## run the book (or NAMES) on SEEDS other seeds and store what its claims measure
-	python -m companion.notebooks $(NAMES) --replicate $(SEEDS)
+	python -m companion.claims.notebooks $(NAMES) --replicate $(SEEDS)
+
+mutants: $(VENV)/test.installed  ## plant faults in modules (NAMES="dead_relu") and run their own tests
+	python -m tests.mutate $(NAMES)
 
 matrix: $(VENV)/test.installed  ## run the notebooks as other machines would, and with the newest Python, PyTorch, NumPy
 	python -m tests.matrix $(NAMES)

@@ -4,7 +4,8 @@ All ways run in turn on the same net and batch, ten steps each, in an order shuf
 round, with one thread; a number is the median over the rounds of the ratio to the bare steps of the
 same round, of the process's CPU time and of wall time. "bare, again" shows the noise. What is
 marked * is typed anew from the sources named, as little of it as is needed: no package is run but
-torchlens, and that only where it is installed (it is no dependency of the book).
+torchlens, and that only where it is installed (it is no dependency of the book). Where torchvision
+and transformers are (the extra ``zoo``), `watch` is also run on nets of theirs.
 
 ``python benchmarks/watch.py 40`` runs 40 rounds; the default is 20.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.util
 import random
 import statistics
 import sys
@@ -134,6 +136,35 @@ def traced(model: nn.Module, x: Tensor) -> Iterator[None]:
         yield
 
 
+def resnet() -> tuple[nn.Module, Tensor]:
+    """ResNet-18 on images of 64 x 64 pixels."""
+    models = importlib.import_module("torchvision.models")
+    return models.resnet18(num_classes=10), torch.randn(8, 3, 64, 64)
+
+
+class Bert(nn.Module):
+    """A BERT of two layers, whose activations are called as functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        library = importlib.import_module("transformers")
+        config = library.BertConfig(
+            vocab_size=1000, hidden_size=256, num_hidden_layers=2, num_attention_heads=4,
+            intermediate_size=1024, num_labels=10,
+        )  # fmt: skip
+        self.bert = library.BertForSequenceClassification(config)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.bert(input_ids=tokens).logits
+        return logits
+
+
+def bert() -> tuple[nn.Module, Tensor]:
+    """It, on 8 sequences of 64 tokens."""
+    return Bert(), torch.randint(1000, (8, 64))
+
+
 WAYS: dict[str, Way] = {
     "bare": lambda model, x: nullcontext(),
     "bare, again": lambda model, x: nullcontext(),
@@ -148,7 +179,12 @@ WAYS: dict[str, Way] = {
 }
 
 
-def measure(model: nn.Module, x: Tensor, rounds: int) -> dict[str, tuple[float, ...]]:
+OURS = {name: way for name, way in WAYS.items() if "bare" in name or name.startswith("watch")}
+
+
+def measure(
+    model: nn.Module, x: Tensor, rounds: int, ways: dict[str, Way]
+) -> dict[str, tuple[float, ...]]:
     """By way: milliseconds of CPU per step, and ratios to bare of CPU time and of wall time."""
     y = torch.randint(10, (len(x),))
     optimizer = torch.optim.Adam(model.parameters())
@@ -159,11 +195,8 @@ def measure(model: nn.Module, x: Tensor, rounds: int) -> dict[str, tuple[float, 
             cross_entropy(model(x), y).backward()
             optimizer.step()
 
-    ways = dict(WAYS)
-    try:
-        importlib.import_module("torchlens")
-    except ImportError:
-        del ways["torchlens.trace"]
+    if importlib.util.find_spec("torchlens") is None:
+        ways = {name: way for name, way in ways.items() if name != "torchlens.trace"}
     train()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
@@ -208,16 +241,29 @@ def main() -> None:
     torch.manual_seed(0)
     random.seed(0)
     print(f"training steps with Adam, one thread; medians of {rounds} rounds of {STEPS} steps")
-    for title, model, x in (
-        ("perceptron 784-6x512-10, batch of 256", perceptron(), torch.randn(256, 784)),
-        ("3 convolutions, batch of 128", convolutional(), torch.randn(128, 1, 28, 28)),
+    for title, make, ways in (
+        (
+            "perceptron 784-6x512-10, batch of 256",
+            lambda: (perceptron(), torch.randn(256, 784)),
+            WAYS,
+        ),
+        (
+            "3 convolutions, batch of 128",
+            lambda: (convolutional(), torch.randn(128, 1, 28, 28)),
+            WAYS,
+        ),
+        ("ResNet-18, batch of 8", resnet, OURS),
+        ("BERT of 2 layers, batch of 8 x 64", bert, OURS),
     ):
+        try:
+            model, x = make()
+        except ImportError as error:
+            print(f"\n{title:38} not run: {error}")
+            continue
         print(f"\n{title:38} ms of CPU   x bare: CPU    wall")
-        rows = measure(model, x, rounds)
+        rows = measure(model, x, rounds, ways)
         for name, (milliseconds, cpu, wall) in rows.items():
             print(f"{name:38} {milliseconds:9.1f}   {cpu:11.3f}   {wall:5.3f}", flush=True)
-        if "torchlens.trace" not in rows:
-            print(f"{'torchlens.trace':38} not installed")
     print("\nbytes that watch keeps of a perceptron of 3072 hidden units")
     for steps in (10, 10_000):
         print(f"after {steps:6} steps: {memory(steps):9}")

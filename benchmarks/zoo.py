@@ -36,8 +36,6 @@ from companion.detection import census, watch
 from companion.revival import prune, revive
 
 EXACT = 1e-5  # a difference of outputs, relative to the largest
-OLD: dict[str, Any] = {}
-WATCH: dict[str, Any] = {}
 
 # ---- the models ---------------------------------------------------------------------------------
 
@@ -469,10 +467,10 @@ def examine(name: str) -> Result:
     before = outputs(model, batches)
     row.notes += [f"judge ignored {line}" for line in dict.fromkeys(found.ignored)]
     changes: list[str] = []
-    report = attempt(row, "census", model, changes, lambda: census(model, batches, **OLD))
+    report = attempt(row, "census", model, changes, lambda: census(model, batches))
     if report is not None:
         row.census = counted(report, compare(report, found, row.notes))
-        row.notes += [f"census notes {note}" for note in getattr(report, "notes", ())]
+        row.notes += [f"census notes {note}" for note in report.notes]
     for what, act in LOOKS.items():
         if act is watched:
             outputs(model, batches)  # so that caches are full, which the pass would fill
@@ -524,12 +522,12 @@ def interrupted(model: nn.Module, report: Any, batches: list[Any]) -> None:
         yield batches[0]
         raise StoppedError
 
-    census(model, loader(), **OLD)
+    census(model, loader())
 
 
 def in_training(model: nn.Module, report: Any, batches: list[Any]) -> None:
     """Count in training mode, which moves buffers."""
-    census(model, batches, mode="train", **OLD)
+    census(model, batches, mode="train")
 
 
 def watched(model: nn.Module, report: Any, batches: list[Any]) -> None:
@@ -537,7 +535,7 @@ def watched(model: nn.Module, report: Any, batches: list[Any]) -> None:
     flags = [module.training for module in model.modules()]
     for module in model.modules():
         module.training = False
-    with torch.no_grad(), watch(model, **WATCH):
+    with torch.no_grad(), watch(model):
         call(model, batches[0])
     for module, flag in zip(model.modules(), flags, strict=True):
         module.training = flag
@@ -546,7 +544,7 @@ def watched(model: nn.Module, report: Any, batches: list[Any]) -> None:
 def planned(model: nn.Module, report: Any, batches: list[Any]) -> None:
     """Ask what revive would do."""
     if report is not None:
-        revive(model, report, rng=np.random.default_rng(0), dry_run=True)
+        revive(model, report, rng=0, dry_run=True)
 
 
 LOOKS = {
@@ -569,19 +567,17 @@ def try_revive(
 ) -> str:
     """Reset the dead units of a copy."""
     changed = copy.deepcopy(model)
-    done = revive(changed, report, rng=np.random.default_rng(0))
-    left = dict(getattr(done, "left", {}))
-    notes += [f"revive left {name}: {why}" for name, why in left.items()]
-    treated = [name for name, units in done.units.items() if len(units)]
-    return said(len(treated), len(left), difference(before, outputs(changed, batches)))
+    done = revive(changed, report, rng=0)
+    notes += [f"revive left {name}: {why}" for name, why in done.left.items()]
+    return said(len(done.units), len(done.left), difference(before, outputs(changed, batches)))
 
 
 def try_prune(
     model: nn.Module, report: Any, batches: list[Any], before: list[Tensor], notes: list[str]
 ) -> str:
     """Take dead units out of a copy, which `prune` makes."""
-    smaller = prune(model, report)
-    left = dict(getattr(smaller, "left", {}))
+    smaller: Any = prune(model, report)
+    left = smaller.left
     notes += [f"prune left {name}: {why}" for name, why in left.items()]
     error = difference(before, outputs(smaller, batches))
     sizes = [sum(map(torch.numel, net.parameters())) for net in (smaller, model)]
@@ -603,9 +599,6 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     load()
-    if "functional" in (census.__kwdefaults__ or {}):
-        OLD.update(functional=True, call=call)
-        WATCH.update(functional=True)
     heads = Result("model", "census", "looking changed", "revive", "prune")
     rows = []
     for name in options.names or ZOO:

@@ -14,7 +14,6 @@ array([0. , 0.5, 1. ])
 Taught in the chapter `activations`. PyTorch is the check (`twin`), imported only on request.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +24,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from companion.checks import choice
 
 __all__ = [
     "ACTIVATIONS", "SELU_ALPHA", "SELU_LAMBDA", "Activation", "activation", "elu", "gelu",
@@ -291,10 +292,4 @@ def activation(name: str | Activation) -> Activation:
     """
     if isinstance(name, Activation):
         return name
-    if not isinstance(name, str):
-        raise TypeError(f"name must be a string or an Activation, got {name!r}")
-    if name not in ACTIVATIONS:
-        close = difflib.get_close_matches(name.lower(), ACTIVATIONS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"name must be one of {', '.join(ACTIVATIONS)}; got {name!r}.{hint}")
-    return ACTIVATIONS[name]
+    return ACTIVATIONS[choice("name", name, ACTIVATIONS)]

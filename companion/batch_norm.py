@@ -23,10 +23,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from companion.checks import finite_array, real
 
 __all__ = [
     "Cache", "RunningStatistics", "batch_norm", "batch_norm_backward", "batch_norm_eval",
@@ -86,7 +87,7 @@ class RunningStatistics:
     n_batches: int = 0
 
     def __post_init__(self) -> None:
-        mean, var = _finite("mean", self.mean), _finite("var", self.var)
+        mean, var = finite_array("mean", self.mean), finite_array("var", self.var)
         if mean.ndim != 1 or mean.shape != var.shape:
             raise ValueError(
                 f"mean and var must both have the shape (n_features,), not {mean.shape} and "
@@ -94,8 +95,8 @@ class RunningStatistics:
             )
         if (var < 0).any():
             raise ValueError(f"var must not be negative, not {var.min()}")
-        object.__setattr__(self, "mean", mean.copy())
-        object.__setattr__(self, "var", var.copy())
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "var", var)
 
     @classmethod
     def start(cls, n_features: int) -> RunningStatistics:
@@ -129,9 +130,7 @@ class RunningStatistics:
                 f"{cache.mean.size}"
             )
         n = self.n_batches + 1
-        share = 1 / n if momentum is None else momentum
-        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= 1:
-            raise ValueError(f"momentum must be None or a number from 0 to 1, not {momentum!r}")
+        share = 1 / n if momentum is None else real("momentum", momentum, 0, 1)
         mean, unbiased = cache.mean.ravel(), cache.var.ravel() * (cache.n / (cache.n - 1))
         return RunningStatistics(
             (1 - share) * self.mean + share * mean, (1 - share) * self.var + share * unbiased, n
@@ -260,7 +259,7 @@ def layer_norm(
     >>> layer_norm([[1.0, 3.0], [10.0, 30.0]])[0].round(3).tolist()
     [[-1.0, 1.0], [-1.0, 1.0]]
     """
-    x = _finite("x", x)
+    x = finite_array("x", x)
     if not x.ndim or not x.shape[-1]:
         raise ValueError(f"x must have a last axis of one unit or more, not the shape {x.shape}")
     given = [np.shape(p) for p in (gamma, beta) if p is not None]
@@ -332,7 +331,7 @@ def layer_norm_backward(dy: ArrayLike, cache: Cache) -> tuple[Array, Array, Arra
 
 def _batch(x: ArrayLike) -> tuple[Array, tuple[int, ...]]:
     """x as an array, and all its axes but that of the units."""
-    x = _finite("x", x)
+    x = finite_array("x", x)
     if x.ndim < 2:
         raise ValueError(
             f"x must be of shape (n, n_features) or (n, n_channels, ...), not {x.shape}"
@@ -362,10 +361,7 @@ def _normalize(
     over: tuple[int, ...],
     shared: tuple[int, ...],
 ) -> tuple[Array, Cache]:
-    if isinstance(eps, bool) or not isinstance(eps, Real):
-        raise TypeError(f"eps must be a real number, not {eps!r}")
-    if not 0 < eps < math.inf:
-        raise ValueError(f"eps must be positive and finite, not {eps!r}")
+    eps = real("eps", eps, 0, open_low=True)
     scale = _parameter("gamma", gamma, 1.0, x.shape, shared)
     shift = _parameter("beta", beta, 0.0, x.shape, shared)
     std = np.sqrt(var + eps)
@@ -383,7 +379,7 @@ def _parameter(
 ) -> Array:
     """A scale or shift that broadcasts against x; one number for each unit."""
     shape = tuple(length for axis, length in enumerate(of_x) if axis not in shared)
-    values = np.full(shape, default) if given is None else _finite(name, given)
+    values = np.full(shape, default) if given is None else finite_array(name, given)
     if values.shape != shape:
         raise ValueError(
             f"{name} must have the shape {shape}, one number per unit, not {values.shape}"
@@ -394,7 +390,7 @@ def _parameter(
 def _backward(dy: ArrayLike, cache: Cache, *kinds: str) -> tuple[Array, Array, Array]:
     if not isinstance(cache, Cache) or cache.kind not in kinds:
         raise TypeError(f"cache must come from {' or '.join(_MADE_BY[kind] for kind in kinds)}")
-    dy, x = _finite("dy", dy), cache.normalized
+    dy, x = finite_array("dy", dy), cache.normalized
     if dy.shape != x.shape:
         raise ValueError(f"dy must have the shape of y, {x.shape}, not {dy.shape}")
     g = cache.gamma * dy
@@ -402,15 +398,3 @@ def _backward(dy: ArrayLike, cache: Cache, *kinds: str) -> tuple[Array, Array, A
         along = (g * x).mean(axis=cache.over, keepdims=True)
         g = g - g.mean(axis=cache.over, keepdims=True) - x * along
     return g / cache.std, (dy * x).sum(axis=cache.shared), dy.sum(axis=cache.shared)
-
-
-def _finite(name: str, values: ArrayLike) -> Array:
-    """Return an array of finite float64, or an error that names the argument."""
-    try:
-        array = np.asarray(values)
-        array = array.astype(float, casting="same_kind")
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be an array of real numbers: {error}") from None
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, but holds NaN or infinity")
-    return array

@@ -14,24 +14,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from companion.initialization import randomized_asymmetric
-from companion.initialization.draws import check_generator, normal
+from companion.activations import relu
+from companion.checks import Seed, choice, finite_array, generator, whole, wholes
+from companion.initialization import he_std, randomized_asymmetric
 
 __all__ = ["BornDead", "born_dead_bounds", "born_dead_probability"]
 
 Array = NDArray[np.floating[Any]]
-Draw = Callable[[int, int, int, np.random.Generator], tuple[Array, Array | None]]
+Draw = Callable[[int, int, int, np.random.Generator], tuple[Array, Array]]
 """Takes nets, fan_out, fan_in, rng; gives weights and biases of one layer of all the nets."""
 
 _DIRECTIONS = 256
-_NUMBERS = 4_000_000  # to be held at a time, 16 MB of float32, which is fine for signs
-_WITNESSES = 4  # points followed in every net; the others only where these fall silent
+_NUMBERS = 1_000_000  # of a layer's outputs, to be held at a time
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def born_dead_probability(
     bias: bool = False,
     inputs: ArrayLike | None = None,
     simulate: int | None = None,
-    rng: np.random.Generator | None = None,
+    rng: Seed = None,
 ) -> BornDead:
     r"""Compute how often a ReLU network is born dead, by a formula or by drawing networks.
 
@@ -96,8 +96,8 @@ def born_dead_probability(
         of :math:`\mathbb{R}^{d_\text{in}}`.
     simulate : int, optional
         Number of networks to draw. By default none is drawn: the formula must be known.
-    rng : numpy.random.Generator, optional
-        Draws them.
+    rng : numpy.random.Generator or int, optional
+        Draws them; a seed, or None for a fresh generator.
 
     Returns
     -------
@@ -110,7 +110,7 @@ def born_dead_probability(
         is known and `simulate` is not given; if biases are drawn and networks are to be simulated
         on all of space, for which no set of points can stand.
     TypeError
-        If a width or number is not whole, or `rng` is no Generator where it is needed.
+        If a width or number is not whole, or `rng` is no generator.
 
     Notes
     -----
@@ -120,11 +120,11 @@ def born_dead_probability(
     biases are negative. With biases, :math:`d+1` units in the first layer and one in the second:
     :math:`(2^d+1)/4^{d+1}` (Brownlowe et al. 2024).
 
-    Simulation. One input and no biases: two rays and the angle between them, exact but for the
-    draws. Otherwise the network is tried at `inputs`; if none are given and there are no biases, in
-    256 random directions, which counts as dead a network that speaks only between them. The
-    standard error is that of the mean with one dead and one living network added, so that it is
-    not 0 where all drawn networks agree.
+    Simulation. A network is tried at `inputs`. If none are given and there are no biases, all that
+    it knows of a point is its direction: for one input it is tried at -1 and 1, which is exact but
+    for the draws, otherwise in 256 random directions, which counts as dead a network that speaks
+    only between them. The standard error is that of the mean with one dead and one living network
+    added, so that it is not 0 where all drawn networks agree.
 
     Examples
     --------
@@ -135,40 +135,35 @@ def born_dead_probability(
     >>> f"{born.probability:.2f} between {born.lower:.3f} and {born.upper:.3f}"
     '0.58 between 0.513 and 0.699'
     """
-    widths = _whole_widths(widths)
-    d_in = _positive("d_in", d_in)
-    asymmetric = init == "randomized_asymmetric"
-    if (init, bias or asymmetric) not in DRAWS:
-        raise ValueError(f"init must be 'he' or 'randomized_asymmetric', not {init!r}")
+    widths, d_in, rng = _whole_widths(widths), whole("d_in", d_in), generator("rng", rng)
+    asymmetric = choice("init", init, ("he", "randomized_asymmetric")) == "randomized_asymmetric"
     points = None if inputs is None else _points(inputs, d_in)
     domain = _domain(points, bias or asymmetric)
-    bounds = _bounds(widths, d_in, bias=bias, domain=domain)
+    bounds = (0.0, 1.0) if asymmetric else _bounds(widths, d_in, bias=bias, domain=domain)
     if simulate is None:
-        known = _exact(widths, d_in, bias=bias, domain=domain)
-        if asymmetric or known is None:
-            within = "" if asymmetric else " (it lies between {:.4g} and {:.4g})".format(*bounds)
+        known = None if asymmetric else _exact(widths, d_in, bias=bias, domain=domain)
+        if known is None:
             raise ValueError(
-                f"simulate must say how many networks to draw, such as 10_000: no formula is known "
-                f"for widths {widths} on this domain{within}"
+                "simulate must say how many networks to draw, such as 10_000: no formula is known "
+                "for widths {} on this domain, only bounds, {:.4g} and {:.4g}".format(
+                    widths, *bounds
+                )
             )
         return BornDead(known, 0.0, *bounds, "exact")
-    simulate = _positive("simulate", simulate)
-    check_generator(rng)  # type: ignore[arg-type]
-    assert rng is not None
+    nets = whole("simulate", simulate)
     if points is None and (bias or asymmetric):
         raise ValueError(
             "inputs must be given where biases are drawn: no set of points stands for all of space"
         )
-    if domain == "space" and d_in == 1 and not asymmetric:
-        chances = on_two_rays(widths, simulate, rng)
-    else:
-        if points is None:
-            points = rng.standard_normal((_DIRECTIONS, d_in))
-        chances = on_points(widths, points, simulate, rng, DRAWS[init, bias or asymmetric])
-    mean = float(chances.mean())
-    variance = float(np.concatenate([chances, [0.0, 1.0]]).var())
-    error = math.sqrt(variance / (simulate + 2))
-    return BornDead(mean, error, *((0.0, 1.0) if asymmetric else bounds), "simulation")
+    if points is None:
+        points = np.array([[-1.0], [1.0]]) if d_in == 1 else rng.normal(size=(_DIRECTIONS, d_in))
+    if not (bias or asymmetric):
+        points = points / abs(points).max()  # only directions count
+    draw = _asymmetric if asymmetric else partial(_he, bias=bias)
+    dead = _count_dead(widths, points, nets, rng, draw)
+    with_two = (dead + 1) / (nets + 2)
+    error = math.sqrt(with_two * (1 - with_two) / (nets + 2))
+    return BornDead(dead / nets, error, *bounds, "simulation")
 
 
 def born_dead_bounds(
@@ -204,34 +199,22 @@ def born_dead_bounds(
     >>> f"{lower:.5f} {upper:.5f}"
     '0.87026 0.92492'
     """
-    return _bounds(_whole_widths(widths), _positive("d_in", d_in), bias=bias)
+    return _bounds(_whole_widths(widths), whole("d_in", d_in), bias=bias)
 
 
 def _whole_widths(widths: Sequence[int]) -> list[int]:
-    if isinstance(widths, str) or not hasattr(widths, "__iter__"):
-        raise TypeError(f"widths must be a sequence of whole numbers, not {widths!r}")
-    found = [_positive(f"widths[{place}]", n) for place, n in enumerate(widths)]
+    found = wholes("widths", widths)
     if not found:
         raise ValueError("widths must hold one hidden layer at least")
     return found
 
 
-def _positive(name: str, number: int) -> int:
-    if not isinstance(number, Integral) or isinstance(number, bool):
-        raise TypeError(f"{name} must be a whole number, not {number!r}")
-    if number < 1:
-        raise ValueError(f"{name} must be positive, not {number}")
-    return int(number)
-
-
 def _points(inputs: ArrayLike, d_in: int) -> Array:
-    points = np.array(inputs, dtype=float)
+    points = finite_array("inputs", inputs)
     if points.ndim == 1 and d_in == 1:
         points = points[:, None]
     if points.ndim != 2 or points.shape[1] != d_in or not len(points):
         raise ValueError(f"inputs must have shape (n_points, {d_in}), not {points.shape}")
-    if not np.isfinite(points).all():
-        raise ValueError("inputs must be finite")
     return points
 
 
@@ -320,133 +303,32 @@ def _two_layers(first: int, second: int) -> float:
 # ---- thousands of networks at once --------------------------------------------------------------
 
 
-def he(nets: int, n_out: int, n_in: int, rng: np.random.Generator) -> tuple[Array, None]:
-    """Draw He's weights, without biases."""
-    return normal((nets, n_out, n_in), rng, math.sqrt(2 / n_in), np.float32), None
+def _he(
+    nets: int, n_out: int, n_in: int, rng: np.random.Generator, bias: bool
+) -> tuple[Array, Array]:
+    """Draw He's weights, and biases of the same size or of zero."""
+    weight = rng.normal(0, he_std(n_in), (nets, n_out, n_in))
+    shape = nets, n_out, 1
+    return weight, rng.normal(0, he_std(n_in), shape) if bias else np.zeros(shape)
 
 
-def he_bias(nets: int, n_out: int, n_in: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Draw He's weights, and biases of the same size."""
-    weight, _ = he(nets, n_out, n_in, rng)
-    return weight, normal((nets, n_out, 1), rng, math.sqrt(2 / n_in), np.float32)
-
-
-def asymmetric(nets: int, n_out: int, n_in: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def _asymmetric(nets: int, n_out: int, n_in: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Draw weights and biases by the randomized asymmetric rule."""
-    weight, bias = randomized_asymmetric((nets * n_out, n_in), rng, dtype=np.float32)
+    weight, bias = randomized_asymmetric((nets * n_out, n_in), rng)
     return weight.reshape(nets, n_out, n_in), bias.reshape(nets, n_out, 1)
 
 
-DRAWS: dict[tuple[str, bool], Draw] = {
-    ("he", False): he,
-    ("he", True): he_bias,
-    ("randomized_asymmetric", True): asymmetric,
-}
-"""By name, and whether the layers have biases."""
-
-
-def on_two_rays(widths: Sequence[int], nets: int, rng: np.random.Generator) -> Array:
-    """Return each net's chance to be silent on the line, for one input and no biases.
-
-    All that such a net knows of its input is its sign: two rays. What a layer of normal weights
-    makes of two vectors depends on the angle between them alone, so the angle is all that is kept,
-    and two normal numbers per unit are all that is drawn. Where one ray is left, the rest is a
-    formula, and the chance is neither 0 nor 1.
-    """
-    most = max(1, _NUMBERS // (16 * max(widths)))
-    parts = [min(most, nets - start) for start in range(0, nets, most)]
-    return np.concatenate([_rays(widths, part, rng) for part in parts])
-
-
-def _rays(widths: Sequence[int], nets: int, rng: np.random.Generator) -> Array:
-    first, *later = widths
-    one_left = [1 - math.prod(1 - 2.0**-n for n in later[k:]) for k in range(len(later) + 1)]
-    chances = np.zeros(nets)
-    positive = rng.binomial(first, 0.5, size=nets)
-    single = (positive == 0) | (positive == first)
-    chances[single] = one_left[0]
-    ids = np.flatnonzero(~single)
-    cos, sin = np.zeros(ids.size, np.float32), np.ones(ids.size, np.float32)
-    for layer, n in enumerate(later, 1):
-        u, v = z = normal((2, n, ids.size), rng, 1.0, np.float32)
-        v *= sin
-        v += cos * u
-        np.maximum(z, 0, out=z)
-        passed = z.max(axis=1) > 0
-        speaking = (z.max(axis=0) > 0).sum(axis=0)
-        two = passed.all(axis=0) & (speaking > 1)  # one unit alone makes both rays one
-        if not two.all():
-            chances[ids[~two]] = one_left[layer]
-            chances[ids[speaking == 0]] = 1.0
-            ids, u, v = ids[two], u[:, two], v[:, two]
-        size = np.sqrt(np.einsum("ij,ij->j", u, u))
-        u /= size
-        along = np.einsum("ij,ij->j", u, v)
-        v -= along * u
-        across = np.sqrt(np.einsum("ij,ij->j", v, v))
-        size = np.hypot(along, across)
-        cos, sin = along / size, across / size
-    return chances
-
-
-def on_points(
-    widths: Sequence[int], inputs: Array, nets: int, rng: np.random.Generator, draw: Draw
-) -> Array:
-    """Return for each net 1 if some layer is silent at all the points, else 0.
-
-    `inputs` has shape (n_points, d_in). Every net is followed at a few points. Where these fall
-    silent, and only there, the same weights are tried on all.
-    """
-    inputs = (inputs / (abs(inputs).max() if draw is he else 1.0)).astype(np.float32)
-    fans = [inputs.shape[1], *widths]
-    stored = sum(m * n for m, n in zip(fans[:-1], widths, strict=True))
-    most = max(1, _NUMBERS // max(stored, len(inputs) * max(fans)))
-    silent = np.zeros(nets)
+def _count_dead(
+    widths: Sequence[int], points: Array, nets: int, rng: np.random.Generator, draw: Draw
+) -> int:
+    """Draw networks and count those of which some layer is silent at all points."""
+    most = max(1, _NUMBERS // (len(points) * max(widths)))
+    living = 0
     for start in range(0, nets, most):
-        part = silent[start : start + most]
-        part[:] = _one_batch(fans, inputs, part.size, rng, draw)
-    return silent
-
-
-def _one_batch(
-    fans: Sequence[int], inputs: Array, nets: int, rng: np.random.Generator, draw: Draw
-) -> NDArray[np.bool_]:
-    chosen = np.linspace(0, len(inputs) - 1, min(_WITNESSES, len(inputs))).round().astype(int)
-    drawn: list[tuple[NDArray[np.intp], Array, Array | None]] = []
-    ids, h = np.arange(nets), np.broadcast_to(inputs[chosen].T, (nets, fans[0], chosen.size))
-    for layer in range(len(fans) - 1):
-        weight, bias = draw(ids.size, fans[layer + 1], fans[layer], rng)
-        drawn.append((ids, weight, bias))
-        h = _forward(h, weight, bias, layer)
-        alive = (h > 0).any(axis=(1, 2))
-        if not alive.all():
-            ids, h = ids[alive], h[alive]
-    silent = np.ones(nets, dtype=bool)
-    silent[ids] = False
-    if len(inputs) == chosen.size:
-        return silent
-    ids = np.flatnonzero(silent)
-    h = np.broadcast_to(inputs.T, (ids.size, fans[0], len(inputs)))
-    for layer, (known, weights, biases) in enumerate(drawn):
-        weight, bias = draw(ids.size, fans[layer + 1], fans[layer], rng)
-        _, here, there = np.intersect1d(ids, known, assume_unique=True, return_indices=True)
-        weight[here] = weights[there]
-        if bias is not None and biases is not None:
-            bias[here] = biases[there]
-        h = _forward(h, weight, bias, layer)
-        alive = (h > 0).any(axis=(1, 2))
-        ids, h = ids[alive], h[alive]
-    silent[ids] = False
-    return silent
-
-
-def _forward(h: Array, weight: Array, bias: Array | None, layer: int) -> Array:
-    """One layer of every net; now and then, without biases, at a size of its own choice."""
-    h = weight @ h
-    if bias is not None:
-        h += bias
-    np.maximum(h, 0, out=h)
-    if bias is None and layer % 8 == 7:
-        size = h.max(axis=(1, 2), keepdims=True, initial=0)
-        h /= np.where(size > 0, size, 1.0)
-    return h
+        h = np.repeat(points.T[None], min(most, nets - start), axis=0)
+        for n in widths:
+            weight, bias = draw(len(h), n, h.shape[1], rng)
+            h = relu(weight @ h + bias)
+            h = h[(h > 0).any(axis=(1, 2))]  # the others are dead, whatever follows
+        living += len(h)
+    return nets - living

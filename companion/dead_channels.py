@@ -15,12 +15,11 @@ height, width). Taught in the chapter `dead_channels`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from companion.checks import Seed, finite_array, whole, wholes
 from companion.initialization import orthogonal
 
 __all__ = [
@@ -38,7 +37,7 @@ def active_share(slope: ArrayLike) -> Array:
     Parameters
     ----------
     slope : array_like of shape (n, channels, height, width)
-        The activation's derivative, or for a ReLU its output: what is not 0 is active.
+        The activation's derivative, for a ReLU its output, or a mask: what is not 0 is active.
 
     Returns
     -------
@@ -58,6 +57,8 @@ def active_share(slope: ArrayLike) -> Array:
     >>> share[1].tolist(), (share == 0).all(axis=(1, 2)).tolist()
     ([[0.0, 0.0, 0.25]], [True, False])
     """
+    if isinstance(slope, np.ndarray) and slope.dtype == bool:
+        slope = slope.astype(float)
     slope = _images("slope", slope, "(n, channels, height, width)")
     return np.asarray((slope != 0).mean(axis=0))
 
@@ -101,7 +102,7 @@ def padded_signal(side: int, depth: int, kernel_size: int = 3) -> Array:
     [[0.44, 0.67, 0.67, 0.44], [0.67, 1.0, 1.0, 0.67]]
     """
     taps, q = _taps(side, kernel_size), np.ones((side, side))
-    profile = np.empty((_whole("depth", depth), side, side))
+    profile = np.empty((whole("depth", depth), side, side))
     for layer in profile:
         q = layer[:] = taps @ q @ taps
     return profile
@@ -123,7 +124,7 @@ def padding_factor(side: int, kernel_size: int = 3) -> float:
     return float(np.linalg.eigvalsh(_taps(side, kernel_size))[-1] ** 2)
 
 
-def delta_orthogonal(shape: Sequence[int], rng: np.random.Generator, *, gain: float = 1.0) -> Array:
+def delta_orthogonal(shape: Sequence[int], rng: Seed = None, *, gain: float = 1.0) -> Array:
     r"""Draw kernels that are 0 but at the centre, where a random orthogonal matrix stands.
 
     With gain 1 and as many channels out as in, or more, the convolution keeps the norm of every
@@ -133,8 +134,8 @@ def delta_orthogonal(shape: Sequence[int], rng: np.random.Generator, *, gain: fl
     ----------
     shape : sequence of int
         (channels_out, channels_in, height, width), height and width odd.
-    rng : numpy.random.Generator
-        Draws the matrix.
+    rng : numpy.random.Generator or int, optional
+        Draws the matrix; a seed, or None for a fresh generator.
     gain : float, default 1
         Factor of the matrix, not negative; :math:`\sqrt 2` before a ReLU.
 
@@ -158,10 +159,11 @@ def delta_orthogonal(shape: Sequence[int], rng: np.random.Generator, *, gain: fl
     >>> int(np.count_nonzero(kernel)), (centre.T @ centre + 0.0).round(9).tolist()[0][0]
     (8, 1.0)
     """
+    shape = wholes("shape", shape)
     if len(shape) != 4:
-        raise ValueError(f"shape must have four axes, not {shape!r}")
+        raise ValueError(f"shape must have four axes, not {shape}")
     height, width = (_odd("shape's height and width", size) for size in shape[2:])
-    kernel = np.zeros(tuple(shape))
+    kernel = np.zeros(shape)
     kernel[:, :, height // 2, width // 2] = orthogonal(shape[:2], rng, gain=gain)
     return kernel
 
@@ -204,7 +206,7 @@ def convolution_norm(kernel: ArrayLike, side: int) -> float:
     3.0
     """
     kernel = _images("kernel", kernel, "(channels_out, channels_in, height, width)")
-    if max(kernel.shape[2:]) > _whole("side", side):
+    if max(kernel.shape[2:]) > whole("side", side):
         raise ValueError(f"side must be {max(kernel.shape[2:])} at least, not {side!r}")
     transforms = np.fft.fft2(kernel, (side, side)).transpose(2, 3, 0, 1)
     return float(np.linalg.norm(transforms, 2, axis=(2, 3)).max())
@@ -213,30 +215,19 @@ def convolution_norm(kernel: ArrayLike, side: int) -> float:
 def _taps(side: int, kernel_size: int) -> Array:
     """Make K: which pixels of a row each pixel's kernel sees, divided by its size."""
     size = _odd("kernel_size", kernel_size)
-    row = np.arange(_whole("side", side))
+    row = np.arange(whole("side", side))
     return (abs(row[:, None] - row) <= size // 2) / size
 
 
-def _whole(name: str, given: Any) -> int:
-    if isinstance(given, bool) or not isinstance(given, Integral):
-        raise TypeError(f"{name} must be a whole number, not {given!r}")
-    if given < 1:
-        raise ValueError(f"{name} must be positive, not {given!r}")
-    return int(given)
-
-
-def _odd(name: str, given: Any) -> int:
-    if _whole(name, given) % 2 == 0:
-        raise ValueError(f"{name} must be odd, not {given!r}")
-    return int(given)
+def _odd(name: str, given: int) -> int:
+    number = whole(name, given)
+    if number % 2 == 0:
+        raise ValueError(f"{name} must be odd, not {number}")
+    return number
 
 
 def _images(name: str, given: ArrayLike, shape: str) -> Array:
-    x = np.asarray(given)
-    if x.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must hold real numbers, not {x.dtype}")
+    x = finite_array(name, given)
     if x.ndim != 4 or not x.size:
         raise ValueError(f"{name} must be of shape {shape}, no axis of length 0, not {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"{name} must be finite, but holds NaN or infinity")
-    return x.astype(np.float64)
+    return x

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["deadly_rate", "dormancy_score", "dormant_fraction"]
+from companion.checks import finite_array, real_array
+
+__all__ = ["deadly_rate", "dormancy_score"]
 
 Array = NDArray[np.floating[Any]]
 
@@ -39,6 +41,11 @@ def deadly_rate(z: ArrayLike, g: ArrayLike) -> Array:
         one that is off is pushed up before the last one that is on has fallen. 0 for a unit that is
         dead already.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument holds what is no finite real number, or the shapes differ.
+
     Examples
     --------
     >>> float(deadly_rate([1.0, 2.0], [4.0, 6.5]))  # the second example falls last
@@ -46,7 +53,9 @@ def deadly_rate(z: ArrayLike, g: ArrayLike) -> Array:
     >>> float(deadly_rate([1.0, 2.0], [4.0, -1.0]))
     inf
     """
-    z, g = np.asarray(z, dtype=float), np.asarray(g, dtype=float)
+    z, g = finite_array("z", z), finite_array("g", g)
+    if z.shape != g.shape or not z.ndim or not len(z):
+        raise ValueError(f"z and g must have one shape (n, ...), not {z.shape} and {g.shape}")
     with np.errstate(divide="ignore", invalid="ignore"):
         falls = np.where(z > 0, np.where(g > 0, z / g, np.inf), 0.0)
         rises = np.where((z <= 0) & (g < 0), z / g, np.inf)
@@ -74,8 +83,8 @@ def dormancy_score(mean_abs: ArrayLike) -> Array:
 
     Raises
     ------
-    ValueError
-        If a mean is negative, or there is no unit.
+    TypeError, ValueError
+        If a mean is negative or no real number, or there is no unit.
 
     Notes
     -----
@@ -89,7 +98,7 @@ def dormancy_score(mean_abs: ArrayLike) -> Array:
     >>> dormancy_score([0.0, 0.0]), dormancy_score([1.0, 3.0, np.nan])
     (array([0., 0.]), array([0.5, 1.5, nan]))
     """
-    size = np.array(mean_abs, dtype=float)
+    size = real_array("mean_abs", mean_abs)
     if size.ndim == 0 or size.shape[-1] == 0:
         raise ValueError(f"mean_abs must have a last axis of units, not the shape {size.shape}")
     if (size < 0).any():
@@ -103,39 +112,3 @@ def dormancy_score(mean_abs: ArrayLike) -> Array:
     score: Array = size / np.where(mean > 0, mean, 1.0)
     score[~finite] = np.nan
     return score
-
-
-def dormant_fraction(mean_abs: ArrayLike, tau: float = 0.025) -> float:
-    r"""Count the units whose dormancy score is at most :math:`\tau`, as a share.
-
-    Parameters
-    ----------
-    mean_abs : array_like of shape (..., n_units)
-        As for `dormancy_score`: one layer, or several of one width.
-    tau : float, default 0.025
-        Largest score of a dormant unit; with 0 only units that are silent count.
-
-    Returns
-    -------
-    float
-        From 0 to 1, of all units. A unit whose mean is no number is not dormant.
-
-    Raises
-    ------
-    ValueError
-        If `tau` is negative or no number, or `mean_abs` as in `dormancy_score`.
-
-    Notes
-    -----
-    Source: Sokar et al. 2023, definitions 3.1 and 3.2; 0.025 is the threshold of their code. Taught
-    in the chapter `detection`.
-
-    Examples
-    --------
-    >>> sizes = [0.0, 0.01, 1.0, 2.99]
-    >>> dormant_fraction(sizes), dormant_fraction(sizes, tau=0)
-    (0.5, 0.25)
-    """
-    if not 0 <= tau < np.inf:
-        raise ValueError(f"tau must be finite and not negative, not {tau!r}")
-    return float((dormancy_score(mean_abs) <= tau).mean())

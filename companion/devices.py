@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from companion.checks import whole
+
 if TYPE_CHECKING:
     import torch
 
@@ -39,7 +41,7 @@ def shifted(seed: int) -> int:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If `seed` or ``COMPANION_SEED`` is not a whole number in its range.
 
     Examples
@@ -47,12 +49,12 @@ def shifted(seed: int) -> int:
     >>> shifted(7)
     7
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < _STRIDE:
-        raise ValueError(f"seed must be a whole number from 0 to {_STRIDE - 1}, not {seed!r}")
+    if (seed := whole("seed", seed, 0)) >= _STRIDE:
+        raise ValueError(f"seed must be less than {_STRIDE}, not {seed}")
     shift = os.environ.get("COMPANION_SEED") or "0"
     if not (shift.isascii() and shift.isdigit()):
         raise ValueError(f"COMPANION_SEED must be a whole number from 0 on, not {shift!r}")
-    return int(seed) + _STRIDE * int(shift)
+    return seed + _STRIDE * int(shift)
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -70,7 +72,7 @@ def generator(seed: int = 0) -> np.random.Generator:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         As `shifted`.
 
     Examples

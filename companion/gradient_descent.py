@@ -19,20 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from companion.checks import finite_array, function, real, whole
+
 __all__ = ["DivergenceError", "adam", "adamw", "clip_by_norm", "clip_by_value", "gradient_descent",
            "momentum", "nesterov", "rmsprop", "warmup_cosine"]  # fmt: skip
 
 Array = NDArray[np.float64]
 Gradient = Callable[[Any], ArrayLike]
 Rate = float | Callable[[int], float]
-
-_RANGES: dict[str, Callable[[Any], Any]] = {
-    "in [0, 1)": lambda x: 0 <= x < 1,
-    "at least 0 and finite": lambda x: 0 <= x < math.inf,
-    "above 0 and finite": lambda x: 0 < x < math.inf,
-    "at least 0 and whole": lambda x: isinstance(x, int | np.integer) and x >= 0,
-}
-_UNIT, _AT_LEAST_0, _ABOVE_0, _WHOLE = _RANGES
 
 
 class DivergenceError(ArithmeticError):
@@ -42,48 +36,31 @@ class DivergenceError(ArithmeticError):
     trajectory: Array  #: the step + 1 points before it, all finite, which can still be plotted
 
 
-def _check(allowed: str, **given: Any) -> None:
-    for name, x in given.items():
-        number = isinstance(x, int | float | np.integer | np.floating) and not isinstance(x, bool)
-        if not number or not _RANGES[allowed](x):
-            raise [TypeError, ValueError][number](f"{name} must be a number {allowed}, got {x!r}")
-
-
-def _real(name: str, given: Any, finite: bool = True) -> Array:
-    try:
-        x = np.asarray(given)
-    except ValueError:
-        raise TypeError(f"{name} must be an array, not a ragged list, got {given!r}") from None
-    if x.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must hold real numbers (float or integer), got dtype {x.dtype}")
-    x = x.astype(np.float64)  # a copy
-    if finite and not np.isfinite(x).all():
-        raise ValueError(f"{name} must be finite, got {x}")
-    return x
-
-
 def _walk(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int,
           update: Callable[..., Any], weight_decay: float, eps: float = 1, betas: Any = (0, 0),
           **fractions: float) -> Array:  # fmt: skip
     """Repeat (theta, *memory) = update(theta, g, rate, step, *memory) and keep every theta."""
     if not isinstance(betas, tuple | list) or len(betas) != 2:
-        raise TypeError(f"betas must be a pair of numbers, got {betas!r}")
-    _check(_UNIT, **{"betas[0]": betas[0], "betas[1]": betas[1]}, **fractions)
-    _check(_AT_LEAST_0, weight_decay=weight_decay, eps=eps)
-    _check(_WHOLE, steps=steps)
-    _check(_ABOVE_0, learning_rate=1 if callable(learning_rate) else learning_rate)
-    if not callable(gradient):
-        raise TypeError(f"gradient must be a function of the parameters, got {gradient!r}")
-    trajectory, memory = np.array([_real("start", start)] * (int(steps) + 1)), list[Any]()
+        raise TypeError(f"betas must be a pair of numbers, not {betas!r}")
+    for name, x in {"betas[0]": betas[0], "betas[1]": betas[1], **fractions}.items():
+        real(name, x, 0, 1, open_high=True)
+    real("weight_decay", weight_decay, 0)
+    real("eps", eps, 0)
+    if not callable(learning_rate):
+        real("learning_rate", learning_rate, 0, open_low=True)
+    function("gradient", gradient)
+    steps = whole("steps", steps, 0)
+    trajectory, memory = np.array([finite_array("start", start)] * (steps + 1)), list[Any]()
     for step in range(steps):
-        theta, where = trajectory[step], f"step {step}" if step else "start"
+        theta = trajectory[step]
         rate = learning_rate(step) if callable(learning_rate) else learning_rate
-        _check(_AT_LEAST_0, **{f"learning_rate({step})": rate})
+        rate = real(f"learning_rate({step})", rate, 0)
         with np.errstate(all="ignore"):
-            g = _real(f"gradient at {where}", gradient(theta.copy()), finite=not step)
+            g = gradient(theta.copy())  # from the second on it may overflow, a divergence
+            g = np.array(g, float) if step else finite_array("gradient at start", g)
             if g.shape != theta.shape:
-                raise ValueError(f"gradient must return start's shape {theta.shape}, got {g.shape}")
-            trajectory[step + 1], *memory = update(theta, g, float(rate), step, *memory)
+                raise ValueError(f"gradient must return start's shape {theta.shape}, not {g.shape}")
+            trajectory[step + 1], *memory = update(theta, g, rate, step, *memory)
         # What is remembered counts too: v = inf would freeze Adam in silence.
         if not all(np.isfinite(x).all() for x in (g, trajectory[step + 1], *memory)):
             error = DivergenceError(
@@ -133,21 +110,19 @@ def gradient_descent(gradient: Gradient, start: ArrayLike, learning_rate: Rate, 
 
 
 def momentum(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int, *,
-             beta: float = 0.9, dampening: float = 0, weight_decay: float = 0) -> Array:
+             beta: float = 0.9, weight_decay: float = 0) -> Array:
     r"""Let a velocity v gather the gradients: the heavy ball.
 
-    .. math:: v_0 = g_0, \quad v_t = \beta\,v_{t-1} + (1 - d)\,g_t, \qquad
+    .. math:: v_0 = g_0, \quad v_t = \beta\,v_{t-1} + g_t, \qquad
         \theta_{t+1} = \theta_t - \eta_t\,v_t
 
-    β is `beta`, d is `dampening`, both in [0, 1); all else is as for `gradient_descent`, g too.
-    As in PyTorch, the first gradient is not dampened, and with β = 0 none is. Source: Polyak 1964.
+    β is `beta`, in [0, 1); all else is as for `gradient_descent`, g too. Source: Polyak 1964.
     """
     def update(theta: Array, g: Array, rate: float, step: int, v: Any = 0.0) -> Any:
         g = g + weight_decay * theta
-        v = g if step == 0 or beta == 0 else beta * v + (1 - dampening) * g
+        v = beta * v + g
         return theta - rate * v, v
-    return _walk(gradient, start, learning_rate, steps, update, weight_decay,
-                 beta=beta, dampening=dampening)
+    return _walk(gradient, start, learning_rate, steps, update, weight_decay, beta=beta)
 
 
 def nesterov(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int, *,
@@ -167,63 +142,56 @@ def nesterov(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: i
 
 
 def rmsprop(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int, *,
-            alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0, momentum: float = 0,
-            centered: bool = False) -> Array:
+            alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0) -> Array:
     r"""Divide the gradient by the root of a running mean of its square.
 
-    .. math:: \theta_{t+1} = \theta_t - \eta_t\,b_t, \quad v_t = \alpha\,v_{t-1} + (1-\alpha) g_t^2,
-        \quad b_t = \mu\,b_{t-1} + \frac{g_t}{\sqrt{v_t} + \varepsilon}
+    .. math:: v_t = \alpha\,v_{t-1} + (1-\alpha) g_t^2, \quad
+        \theta_{t+1} = \theta_t - \eta_t\,\frac{g_t}{\sqrt{v_t} + \varepsilon}
 
-    α is `alpha`, μ is `momentum`, both in [0, 1), ε is `eps`, at least 0; `centered` takes the
-    square of a like mean of g from v; all else is as for `gradient_descent`. As v starts at 0, the
-    first step is 1/√(1 - α) = 10 rates long. Source: Tieleman and Hinton 2012, lecture 6.5e.
+    α is `alpha`, in [0, 1), ε is `eps`, at least 0; all else is as for `gradient_descent`. As v
+    starts at 0, the first step is 1/√(1 - α) = 10 rates long. Source: Tieleman and Hinton 2012,
+    lecture 6.5e.
 
     >>> rmsprop(lambda x: 1000 * x, start=1.0, learning_rate=0.01, steps=1).round(3)
     array([1. , 0.9])
     """
-    def update(theta: Array, g: Array, rate: float, step: int,
-               v: Any = 0.0, m: Any = 0.0, b: Any = 0.0) -> Any:
+    def update(theta: Array, g: Array, rate: float, step: int, v: Any = 0.0) -> Any:
         g = g + weight_decay * theta
         v = alpha * v + (1 - alpha) * g**2
-        m = alpha * m + (1 - alpha) * g if centered else 0.0
-        b = momentum * b + g / (np.sqrt(np.maximum(v - m**2, 0)) + eps)  # < 0 by rounding only
-        return theta - rate * b, v, m, b
-    return _walk(gradient, start, learning_rate, steps, update, weight_decay, eps,
-                 alpha=alpha, momentum=momentum)
+        return theta - rate * g / (np.sqrt(v) + eps), v
+    return _walk(gradient, start, learning_rate, steps, update, weight_decay, eps, alpha=alpha)
 
 
-def _adam_direction(g: Array, step: int, betas: tuple[float, float], eps: float, amsgrad: bool,
-                    m: Any = 0.0, v: Any = 0.0, largest: Any = 0.0) -> Any:
+def _adam_direction(g: Array, step: int, betas: tuple[float, float], eps: float,
+                    m: Any = 0.0, v: Any = 0.0) -> Any:
     m = betas[0] * m + (1 - betas[0]) * g
     v = betas[1] * v + (1 - betas[1]) * g**2
-    largest = np.maximum(largest, v) if amsgrad else v
-    m_hat, v_hat = m / (1 - betas[0] ** (step + 1)), largest / (1 - betas[1] ** (step + 1))
-    return m_hat / (np.sqrt(v_hat) + eps), m, v, largest
+    m_hat, v_hat = m / (1 - betas[0] ** (step + 1)), v / (1 - betas[1] ** (step + 1))
+    return m_hat / (np.sqrt(v_hat) + eps), m, v
 
 
 def adam(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int, *,
-         betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0,
-         amsgrad: bool = False) -> Array:
+         betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+         weight_decay: float = 0) -> Array:
     r"""Divide a running mean of the gradient by the root of one of its square, both corrected.
 
     .. math:: m_t = \beta_1\,m_{t-1} + (1 - \beta_1)\,g_t, \quad
         v_t = \beta_2\,v_{t-1} + (1 - \beta_2)\,g_t^2, \quad \theta_{t+1} = \theta_t - \eta_t\,
         \frac{m_t / (1 - \beta_1^{t+1})}{\sqrt{v_t / (1 - \beta_2^{t+1})} + \varepsilon}
 
-    `betas` are β₁ and β₂, in [0, 1), `eps` is ε, at least 0; `amsgrad` puts the largest v so far in
-    the place of v. All else is as for `gradient_descent`. However large the gradient is, the first
-    step is one rate long. Sources: Kingma and Ba 2015; amsgrad: Reddi et al. 2018, uncorrected.
+    `betas` are β₁ and β₂, in [0, 1), `eps` is ε, at least 0; all else is as for `gradient_descent`.
+    However large the gradient is, the first step is one rate long. Source: Kingma and Ba 2015.
     """
     def update(theta: Array, g: Array, rate: float, step: int, *memory: Any) -> Any:
         g = g + weight_decay * theta
-        direction, *rest = _adam_direction(g, step, betas, eps, amsgrad, *memory)
+        direction, *rest = _adam_direction(g, step, betas, eps, *memory)
         return theta - rate * direction, *rest
     return _walk(gradient, start, learning_rate, steps, update, weight_decay, eps, betas)
 
 
 def adamw(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int, *,
-          betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2,
-          amsgrad: bool = False) -> Array:
+          betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+          weight_decay: float = 1e-2) -> Array:
     r"""Take Adam's step u, and let the weights decay by themselves, not through the gradient.
 
     .. math:: \theta_{t+1} = (1 - \eta_t\,\lambda)\,\theta_t - \eta_t\,u_t
@@ -231,7 +199,7 @@ def adamw(gradient: Gradient, start: ArrayLike, learning_rate: Rate, steps: int,
     All else is as for `adam`. Source: Loshchilov and Hutter 2019.
     """
     def update(theta: Array, g: Array, rate: float, step: int, *memory: Any) -> Any:
-        direction, *rest = _adam_direction(g, step, betas, eps, amsgrad, *memory)
+        direction, *rest = _adam_direction(g, step, betas, eps, *memory)
         return (1 - rate * weight_decay) * theta - rate * direction, *rest
     return _walk(gradient, start, learning_rate, steps, update, weight_decay, eps, betas)
 # fmt: on
@@ -241,8 +209,9 @@ def _arrays(gradients: Any) -> tuple[list[Array], Callable[[list[Any]], Any]]:
     """Return the arrays as a list, and what brings a list of results into the form given."""
     for form in (list, tuple):
         if isinstance(gradients, form):
-            return [_real(f"gradients[{i}]", g) for i, g in enumerate(gradients)], form
-    return [_real("gradients", gradients)], lambda results: results[0]
+            arrays = [finite_array(f"gradients[{i}]", g) for i, g in enumerate(gradients)]
+            return arrays, form
+    return [finite_array("gradients", gradients)], lambda results: results[0]
 
 
 def clip_by_norm(gradients: ArrayLike | Sequence[ArrayLike], max_norm: float) -> Any:
@@ -256,11 +225,11 @@ def clip_by_norm(gradients: ArrayLike | Sequence[ArrayLike], max_norm: float) ->
     >>> clip_by_norm(np.array([30.0, 40.0]), max_norm=5.0)
     array([2.99999994, 3.99999992])
     """
-    _check(_ABOVE_0, max_norm=max_norm)
+    max_norm = real("max_norm", max_norm, 0, open_low=True)
     arrays, form = _arrays(gradients)
     norm = math.hypot(*(x for g in arrays for x in g.ravel().tolist()))  # no square overflows
-    _check(_AT_LEAST_0, **{"the norm of gradients": norm})
-    return form([g * min(1, float(max_norm) / (norm + 1e-6)) for g in arrays])
+    real("the norm of gradients", norm)
+    return form([g * min(1, max_norm / (norm + 1e-6)) for g in arrays])
 
 
 def clip_by_value(gradients: ArrayLike | Sequence[ArrayLike], limit: float) -> Any:
@@ -268,9 +237,9 @@ def clip_by_value(gradients: ArrayLike | Sequence[ArrayLike], limit: float) -> A
 
     `limit` is above 0; all else is as for `clip_by_norm`.
     """
-    _check(_ABOVE_0, limit=limit)
+    limit = real("limit", limit, 0, open_low=True)
     arrays, form = _arrays(gradients)
-    return form([np.clip(g, -float(limit), limit) for g in arrays])
+    return form([np.clip(g, -limit, limit) for g in arrays])
 
 
 def warmup_cosine(peak: float, steps: int, warmup: int = 0) -> Callable[[int], float]:
@@ -285,13 +254,13 @@ def warmup_cosine(peak: float, steps: int, warmup: int = 0) -> Callable[[int], f
     >>> [round(warmup_cosine(1.0, steps=6, warmup=2)(t), 3) for t in range(7)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
     """
-    _check(_ABOVE_0, peak=peak)
-    _check(_WHOLE, steps=steps, warmup=warmup)
+    peak = real("peak", peak, 0, open_low=True)
+    steps, warmup = whole("steps", steps, 0), whole("warmup", warmup, 0)
     if warmup > steps:
-        raise ValueError(f"warmup must be at most steps, {steps}, got {warmup}")
+        raise ValueError(f"warmup must be at most steps, {steps}, not {warmup}")
 
     def rate(step: int) -> float:
-        _check(_WHOLE, step=step)
+        step = whole("step", step, 0)
         if step < warmup:
             return peak * (step + 1) / warmup
         gone = (step - warmup) / (steps - warmup) if step < steps else 1.0

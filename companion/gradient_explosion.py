@@ -8,17 +8,15 @@ Taught in the chapter `gradient_explosion`.
 from __future__ import annotations
 
 import math
-from numbers import Integral
 
 import numpy as np
 
 from companion.activations import Activation
 from companion.batch_norm import batch_norm, batch_norm_backward
-from companion.quadrature import TINY, Function, Moments, gaussian_mean
+from companion.checks import Seed, generator, real, whole
+from companion.quadrature import TINY, Function, Moments, gaussian_mean, panel_rule
 
 __all__ = ["batch_norm_gradient_growth", "measure_gradient_growth"]
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(14)
 
 
 def batch_norm_gradient_growth(
@@ -93,20 +91,12 @@ def batch_norm_gradient_growth(
     1.788190
     """
     moments = Moments(activation, **parameters)
-    if not math.isfinite(beta) or not 0 <= eps < math.inf:
-        raise ValueError(f"beta must be finite and eps not negative, not {beta!r} and {eps!r}")
+    beta, eps = real("beta", beta), real("eps", eps, 0)
     if batch_size is None:
-        return _in_the_limit(moments, float(beta), float(eps))
+        return _in_the_limit(moments, beta, eps)
     if beta or eps:
         raise ValueError("beta and eps must be 0 where batch_size is given")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral):
-        raise TypeError(f"batch_size must be None or a whole number, not {batch_size!r}")
-    if batch_size < 4:
-        raise ValueError(
-            f"batch_size must be 4 or more, not {batch_size}: the mean of the squared gradient is "
-            "infinite below"
-        )
-    B = int(batch_size)
+    B = whole("batch_size", batch_size, 4)  # of fewer, the mean of the squared gradient is infinite
     pairs = _Pairs(B, moments.activation.kinks)
     same, other = zip(
         pairs.means(moments.f),
@@ -164,20 +154,16 @@ class _Pairs:
 def _rule(power: int, kinks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Nodes a and weights for the density cos^power; sin(a) jumps at kinks, of shape (..., k)."""
     far = min(math.pi / 2, 9 / math.sqrt(max(power, 1)))
-    ends = np.broadcast_to(np.linspace(-far, far, 25), (*kinks.shape[:-1], 25))
+    spread = np.broadcast_to(np.linspace(-far, far, 25), (*kinks.shape[:-1], 25))
     at = np.arcsin(kinks.clip(-1, 1)).clip(-far, far)
-    ends = np.sort(np.concatenate([ends, at], axis=-1), axis=-1)
-    half = np.diff(ends)[..., None] / 2
-    a = ends[..., :-1, None] + half * (1 + _NODES)
-    weight = half * _WEIGHTS * np.cos(a) ** power
-    flat = (*a.shape[:-2], -1)
-    a, weight = a.reshape(flat), weight.reshape(flat)
+    a, weight = panel_rule(np.concatenate([spread, at], axis=-1))
+    weight = weight * np.cos(a) ** power
     return a, weight / weight.sum(axis=-1, keepdims=True)
 
 
 def measure_gradient_growth(
     activation: str | Activation,
-    rng: np.random.Generator,
+    rng: Seed = None,
     *,
     width: int = 400,
     depth: int = 30,
@@ -192,8 +178,9 @@ def measure_gradient_growth(
     ----------
     activation, beta, eps, **parameters
         As for `batch_norm_gradient_growth`.
-    rng : numpy.random.Generator
-        Draws the inputs, the weights and the gradient at the top, all of them normal.
+    rng : numpy.random.Generator or int, optional
+        Draws the inputs, the weights and the gradient at the top, all of them normal; a seed, or
+        None for a fresh generator.
     width : int, default 400
         Units of each layer.
     depth : int, default 30
@@ -219,15 +206,9 @@ def measure_gradient_growth(
     True
     """
     f = Moments(activation, **parameters)
-    for name, number, least in (
-        ("width", width, 1),
-        ("depth", depth, 2),
-        ("batch_size", batch_size, 2),
-    ):
-        if isinstance(number, bool) or not isinstance(number, Integral):
-            raise TypeError(f"{name} must be a whole number, not {number!r}")
-        if number < least:
-            raise ValueError(f"{name} must be {least} or more, not {number}")
+    width, depth = whole("width", width), whole("depth", depth, 2)
+    batch_size, rng = whole("batch_size", batch_size, 2), generator("rng", rng)
+    beta, eps = real("beta", beta), real("eps", eps, 0)
     u = batch_norm(rng.normal(size=(batch_size, width)))[0]  # as it is in every layer
     layers = []
     for _ in range(depth):

@@ -15,7 +15,7 @@ Used in the chapters `vanishing_gradients` and `initialization`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 
 from companion.activations import ACTIVATIONS, Activation
 from companion.activations import activation as find_activation
+from companion.checks import finite_array, function
 
 __all__ = ["Moments", "gaussian_mean", "gaussian_pair_mean"]
 
@@ -35,7 +36,7 @@ _SPREAD = np.linspace(-_FAR, _FAR, 7)
 TINY = 1e-200  # a variance that stands for the limit 0
 
 
-def gaussian_mean(f: Function, q: ArrayLike = 1.0, kinks: Iterable[float] = ()) -> Any:
+def gaussian_mean(f: Function, q: ArrayLike = 1.0, kinks: ArrayLike = ()) -> Any:
     r"""Mean of f over a normal variable of mean 0 and variance q.
 
     .. math:: E\,f(\sqrt{q}\,z), \quad z \sim N(0, 1)
@@ -48,7 +49,7 @@ def gaussian_mean(f: Function, q: ArrayLike = 1.0, kinks: Iterable[float] = ()) 
         products and derivatives; it may grow like a power.
     q : array_like, default 1
         Variances, not negative; of any shape. At 0 the mean is f(0).
-    kinks : iterable of float, default ()
+    kinks : array_like, default ()
         Where f or its derivative jumps, such as `Activation.kinks`. 0 need not be listed.
 
     Returns
@@ -66,13 +67,13 @@ def gaussian_mean(f: Function, q: ArrayLike = 1.0, kinks: Iterable[float] = ()) 
     >>> gaussian_mean(lambda u: u**4, [1.0, 2.0]).round(12).tolist()  # 3 q²
     [3.0, 12.0]
     """
-    q = _variances(q)
-    u, weight = _rule(np.zeros_like(q), np.sqrt(q), _places(q.max(initial=0), kinks))
+    q, f = _variances(q), function("f", f)
+    u, weight = _rule(np.zeros_like(q), np.sqrt(q), _places(q.max(initial=0), _kinks(kinks)))
     return (weight * f(u)).sum(axis=-1) / weight.sum(axis=-1)  # the mean of 1 is exactly 1
 
 
 def gaussian_pair_mean(
-    f: Function, g: Function, q: ArrayLike, c: ArrayLike, kinks: Iterable[float] = ()
+    f: Function, g: Function, q: ArrayLike, c: ArrayLike, kinks: ArrayLike = ()
 ) -> Any:
     r"""Mean of a product over a pair of normal variables of variance q and correlation c.
 
@@ -92,7 +93,7 @@ def gaussian_pair_mean(
     c : array_like
         Correlations, from -1 to 1; `q` and `c` are broadcast together, and each pair of numbers
         takes one or two milliseconds.
-    kinks : iterable of float, default ()
+    kinks : array_like, default ()
         Where f, g or their derivatives jump. 0 need not be listed.
 
     Returns
@@ -118,7 +119,7 @@ def gaussian_pair_mean(
     True
     """
     q, c = np.broadcast_arrays(_variances(q), _correlations(c))
-    kinks = tuple(kinks)
+    f, g, kinks = function("f", f), function("g", g), _kinks(kinks)
     means = [_pair_mean(f, g, *pair, kinks) for pair in zip(q.flat, c.flat, strict=True)]
     return np.array(means).reshape(c.shape)[()]
 
@@ -181,12 +182,8 @@ class Moments:
         return mean / q
 
     def product(self, q: ArrayLike, c: ArrayLike) -> Any:
-        """E f(u1) f(u2) at correlation c; for homogeneous f the arc-cosine kernel, at once."""
-        if self.slopes is None:
-            return gaussian_pair_mean(self.f, self.f, q, c, self.activation.kinks)
-        (up, down), c = self.slopes, _correlations(c)
-        same, opposite = (up**2 + down**2) * _arc_cosine(c), 2 * up * down * _arc_cosine(-c)
-        return _variances(q) * (same - opposite) / 2
+        """E f(u1) f(u2) at correlation c."""
+        return gaussian_pair_mean(self.f, self.f, q, c, self.activation.kinks)
 
     def slope_product(self, q: ArrayLike, c: ArrayLike) -> Any:
         """E f'(u1) f'(u2) at correlation c."""
@@ -201,12 +198,7 @@ class Moments:
         return (up, down) if straight else None
 
 
-def _arc_cosine(c: np.ndarray) -> np.ndarray:
-    """2 E relu(u1) relu(u2) / q, Cho and Saul 2009, eq. 3 and 6."""
-    return (np.sqrt((1 - c) * (1 + c)) + c * (np.pi - np.arccos(c))) / np.pi
-
-
-def _pair_mean(f: Function, g: Function, q: float, c: float, kinks: tuple[float, ...]) -> Any:
+def _pair_mean(f: Function, g: Function, q: float, c: float, kinks: np.ndarray) -> Any:
     places = _places(q, kinks)
     within = np.sqrt(q * ((1 - c) * (1 + c)))  # standard deviation of u2 given u1
     if within == 0:
@@ -220,39 +212,46 @@ def _pair_mean(f: Function, g: Function, q: float, c: float, kinks: tuple[float,
     return np.sum(weight * f(u) * (inner_weight * g(inner)).sum(axis=-1))
 
 
-def _places(q: float, kinks: Iterable[float]) -> np.ndarray:
+def _places(q: float, kinks: np.ndarray) -> np.ndarray:
     """Where panels end: at the kinks, at 0, and at powers of 2 as far as the integral reaches."""
-    kinks = np.array([*kinks], float)
-    if not np.isfinite(kinks).all():
-        raise ValueError(f"kinks must be finite, not {kinks!r}")
     doubling = 2.0 ** np.arange(np.ceil(np.log2(max(_FAR * np.sqrt(q), 1.0))))
     return np.concatenate([-doubling, [0.0], doubling, kinks])
 
 
 def _rule(mean: np.ndarray, std: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of shape (..., n) for normal variables of mean and std of shape (...).
-
-    Panels that would lie out of reach have length, and so weight, 0.
-    """
+    """Nodes and weights of shape (..., n) for normal variables of mean and std of shape (...)."""
     ends = (places - mean[..., None]) / np.maximum(std[..., None], 1e-300)
     spread = np.broadcast_to(_SPREAD, (*mean.shape, _SPREAD.size))
-    ends = np.sort(np.concatenate([spread, ends.clip(-_FAR, _FAR)], axis=-1), axis=-1)
+    z, weight = panel_rule(np.concatenate([spread, ends.clip(-_FAR, _FAR)], axis=-1))
+    weight = weight * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    return mean[..., None] + std[..., None] * z, weight
+
+
+def panel_rule(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes and weights, both of shape (..., n), on panels between the ends.
+
+    `ends` has shape (..., n_panels + 1), in any order. Panels between equal ends have weight 0.
+    """
+    ends = np.sort(ends, axis=-1)
     half = np.diff(ends)[..., None] / 2
-    z = ends[..., :-1, None] + half * (1 + _NODES)
-    weight = half * _WEIGHTS * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    flat = (*mean.shape, z.shape[-2] * z.shape[-1])
-    return mean[..., None] + std[..., None] * z.reshape(flat), weight.reshape(flat)
+    nodes = ends[..., :-1, None] + half * (1 + _NODES)
+    flat = (*ends.shape[:-1], nodes.shape[-2] * nodes.shape[-1])
+    return nodes.reshape(flat), (half * _WEIGHTS).reshape(flat)
+
+
+def _kinks(kinks: ArrayLike) -> np.ndarray:
+    return finite_array("kinks", kinks).ravel()
 
 
 def _variances(q: ArrayLike) -> np.ndarray:
-    q = np.asarray(q, float)
-    if not (np.isfinite(q) & (q >= 0)).all():
-        raise ValueError(f"q must be finite and not negative, not {q!r}")
-    return q
+    variances = finite_array("q", q)
+    if (variances < 0).any():
+        raise ValueError(f"q must be 0 or more, but holds {variances.min():g}")
+    return variances
 
 
 def _correlations(c: ArrayLike) -> np.ndarray:
-    c = np.asarray(c, float)
-    if not (np.abs(c) <= 1).all():
+    correlations = finite_array("c", c)
+    if (np.abs(correlations) > 1).any():
         raise ValueError(f"c must lie between -1 and 1, not {c!r}")
-    return c
+    return correlations

@@ -1,7 +1,6 @@
 r"""What is done to weights and signals to keep a net from over-fitting, in NumPy.
 
-Two penalties with their gradients, inverted dropout forward and backward, and the spectral norm by
-power iteration with the normalization that divides by it.
+Two penalties with their gradients, inverted dropout, and the spectral norm by power iteration.
 
 >>> value, gradient = l2_penalty([3.0, -4.0], strength=0.1)
 >>> value, gradient.tolist()  # λ/2 · 25, and λ w
@@ -14,19 +13,18 @@ The conventions are PyTorch's: `l2_penalty` is ``weight_decay`` of `torch.optim.
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from companion.checks import Seed, finite_array, generator, real, whole
+
 __all__ = [
-    "SpectralNorm", "dropout", "dropout_backward", "l1_penalty", "l2_penalty", "spectral_norm",
-    "spectral_normalize",
+    "SpectralNorm", "dropout", "l1_penalty", "l2_penalty", "spectral_norm",
 ]  # fmt: skip
 
 Array = NDArray[np.float64]
-Rng = np.random.Generator
 
 
 def l1_penalty(w: ArrayLike, strength: float) -> tuple[float, Array]:
@@ -62,7 +60,7 @@ def l1_penalty(w: ArrayLike, strength: float) -> tuple[float, Array]:
     >>> l1_penalty([3.0, 0.0, -4.0], strength=0.5)
     (3.5, array([ 0.5,  0. , -0.5]))
     """
-    w, strength = _real("w", w), _number("strength", strength)
+    w, strength = finite_array("w", w), real("strength", strength, 0)
     return strength * float(np.abs(w).sum()), strength * np.sign(w)
 
 
@@ -83,11 +81,11 @@ def l2_penalty(w: ArrayLike, strength: float) -> tuple[float, Array]:
     >>> l2_penalty([3.0, 0.0, -4.0], strength=2.0)
     (25.0, array([ 6.,  0., -8.]))
     """
-    w, strength = _real("w", w), _number("strength", strength)
+    w, strength = finite_array("w", w), real("strength", strength, 0)
     return strength / 2 * float(np.vdot(w, w)), strength * w
 
 
-def dropout(x: ArrayLike, p: float, rng: Rng) -> tuple[Array, Array]:
+def dropout(x: ArrayLike, p: float, rng: Seed = None) -> tuple[Array, Array]:
     r"""Set a random share p of the outputs to zero and divide the others by 1 - p.
 
     .. math:: y_i = m_i\, x_i, \qquad m_i = \begin{cases} 0 & \text{with probability } p \\
@@ -102,13 +100,13 @@ def dropout(x: ArrayLike, p: float, rng: Rng) -> tuple[Array, Array]:
         Outputs of a layer, of any shape.
     p : float
         Probability of being dropped, at least 0 and less than 1.
-    rng : numpy.random.Generator
-        Draws one number for each output.
+    rng : numpy.random.Generator or int, optional
+        Draws one number for each output; a seed, or None for a fresh generator.
 
     Returns
     -------
     y, mask : ndarray of the shape of `x`
-        What goes on, and what `dropout_backward` needs.
+        What goes on, and by what it was multiplied: the gradient passes through the same mask.
 
     Raises
     ------
@@ -126,38 +124,9 @@ def dropout(x: ArrayLike, p: float, rng: Rng) -> tuple[Array, Array]:
     >>> y.tolist()
     [2.0, 0.0, 0.0, 0.0, 2.0, 2.0]
     """
-    x, p = _real("x", x), _number("p", p, high=1.0)
-    mask = (rng.random(x.shape) >= p) / (1.0 - p)
+    x, p = finite_array("x", x), real("p", p, 0, 1, open_high=True)
+    mask = (generator("rng", rng).random(x.shape) >= p) / (1.0 - p)
     return x * mask, mask
-
-
-def dropout_backward(gradient: ArrayLike, mask: ArrayLike) -> Array:
-    """Take the gradient back through `dropout`: it passes where the signal passed.
-
-    Parameters
-    ----------
-    gradient, mask : array_like of the same shape
-        The gradient of the loss to `dropout`'s output, and the mask it returned.
-
-    Returns
-    -------
-    ndarray of that shape
-        The gradient of the loss to `dropout`'s input.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument holds what is no finite real number, or the shapes differ.
-
-    Examples
-    --------
-    >>> dropout_backward([1.0, -3.0], [2.0, 0.0])
-    array([ 2., -0.])
-    """
-    gradient, mask = _real("gradient", gradient), _real("mask", mask)
-    if gradient.shape != mask.shape:
-        raise ValueError(f"gradient must have mask's shape {mask.shape}, not {gradient.shape}")
-    return gradient * mask
 
 
 class SpectralNorm(NamedTuple):
@@ -169,7 +138,7 @@ class SpectralNorm(NamedTuple):
 
 
 def spectral_norm(
-    w: ArrayLike, n_iterations: int = 1, *, u: ArrayLike | None = None, rng: Rng | None = None
+    w: ArrayLike, n_iterations: int = 1, *, u: ArrayLike | None = None, rng: Seed = None
 ) -> SpectralNorm:
     r"""Estimate the largest singular value of a matrix by power iteration.
 
@@ -190,8 +159,8 @@ def spectral_norm(
         Where to start, such as the `u` of the last time; if it is orthogonal to the vector sought,
         it never finds it. If it is orthogonal to all columns (to a relative 1e-14, for rounding
         would decide), σ = 0 and v = 0.
-    rng : numpy.random.Generator, optional
-        Draws the start in place of `u`.
+    rng : numpy.random.Generator or int, optional
+        Draws the start where `u` is not given; a seed, or None for a fresh generator.
 
     Returns
     -------
@@ -201,7 +170,7 @@ def spectral_norm(
     Raises
     ------
     TypeError, ValueError
-        If an argument does not fit, by its name, or not exactly one of `u` and `rng` is given.
+        If an argument does not fit, by its name, or both `u` and `rng` are given.
 
     Notes
     -----
@@ -215,56 +184,22 @@ def spectral_norm(
     100.0
     """
     matrix, largest = _matrix(w)
-    if _number("n_iterations", n_iterations, low=1) % 1:
-        raise ValueError(f"n_iterations must be a whole number, not {n_iterations!r}")
-    if (u is None) == (rng is None):
+    if u is not None and rng is not None:
         raise ValueError("u or rng must be given, and not both")
-    left = _real("u", u) if rng is None else rng.normal(size=len(matrix))
+    left = generator("rng", rng).normal(size=len(matrix)) if u is None else finite_array("u", u)
     if left.shape != matrix.shape[:1] or not left.any():
         raise ValueError(f"u must be {len(matrix)} numbers and not all of them 0, not {left!r}")
     left = _unit(left)
-    for _ in range(int(n_iterations)):
+    for _ in range(whole("n_iterations", n_iterations)):
         right = matrix.T @ left
         right = _unit(np.where(np.abs(right).max() > 1e-14 * len(matrix), right, 0.0))
         left = _unit(matrix @ right) if right.any() else left
     return SpectralNorm(largest * float(left @ matrix @ right), left, right)
 
 
-def spectral_normalize(
-    w: ArrayLike, n_iterations: int = 1, *, u: ArrayLike | None = None, rng: Rng | None = None
-) -> tuple[Array, SpectralNorm]:
-    r"""Divide a weight by its spectral norm: :math:`\bar W = W / \sigma(W)`.
-
-    Parameters
-    ----------
-    w, n_iterations, u, rng
-        As for `spectral_norm`.
-
-    Returns
-    -------
-    (ndarray of the shape of `w`, SpectralNorm)
-        The weight, its largest singular value 1 as far as the estimate is right; σ and its vectors.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `spectral_norm`, or if the estimate is 0.
-
-    Examples
-    --------
-    >>> normalized, norm = spectral_normalize([[3.0, 0.0], [0.0, 4.0]], 99, u=[1.0, 1.0])
-    >>> np.linalg.svd(normalized, compute_uv=False).round(12).tolist()
-    [1.0, 0.75]
-    """
-    norm = spectral_norm(w, n_iterations, u=u, rng=rng)
-    if norm.sigma == 0:
-        raise ValueError("w must not be 0 in the direction of the start, for it is divided by σ")
-    return _real("w", w) / norm.sigma, norm
-
-
 def _matrix(w: ArrayLike) -> tuple[Array, float]:
     """Flatten a weight into a matrix and divide by its largest entry, so that squares are safe."""
-    w = _real("w", w)
+    w = finite_array("w", w)
     if w.ndim < 2 or not w.size:
         raise ValueError(f"w must have two axes or more, none of length 0, not shape {w.shape}")
     largest = float(np.abs(w).max()) or 1.0
@@ -275,25 +210,3 @@ def _unit(vector: Array) -> Array:
     """Scale to length 1; a vector of zeros stays."""
     vector = vector / (np.abs(vector).max() or 1.0)
     return vector / (np.linalg.norm(vector) or 1.0)
-
-
-def _real(name: str, given: Any) -> Array:
-    try:
-        x = np.asarray(given)
-    except ValueError:
-        raise TypeError(f"{name} must be an array, not a ragged list: {given!r}") from None
-    if x.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must hold real numbers, not {x.dtype}")
-    x = x.astype(np.float64)
-    if not np.isfinite(x).all():
-        raise ValueError(f"{name} must be finite, but holds NaN or infinity")
-    return x
-
-
-def _number(name: str, given: Any, low: float = 0.0, high: float = math.inf) -> float:
-    """Check a number that must lie in [low, high)."""
-    if isinstance(given, bool) or not isinstance(given, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, not {given!r}")
-    if not low <= given < high:
-        raise ValueError(f"{name} must be at least {low:g} and less than {high:g}, not {given!r}")
-    return float(given)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from companion.claims import Claim
-from companion.notebooks import Record, Replication
+from companion.claims.records import Record, Replication
 
 FARTHEST = 4.0
 """Deviations between replications that a tolerance may lie beyond what they measure."""

@@ -18,7 +18,7 @@ from mdit_py_plugins.myst_blocks import myst_block_plugin
 from mdit_py_plugins.myst_role import myst_role_plugin
 
 from companion.claims import Claim
-from companion.notebooks import Record
+from companion.claims.records import Record
 
 RESULT = re.compile(
     r"""\d+(?:\.\d+)?\s?%                          # a percentage

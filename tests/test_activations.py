@@ -733,12 +733,12 @@ def test_activation_finds_by_name_and_passes_instances_on():
 
 
 def test_activation_refuses_what_it_does_not_know():
-    with pytest.raises(ValueError, match=r"name must be one of identity, .*got 'Relu'.*'relu'\?"):
+    with pytest.raises(ValueError, match=r"name must be 'identity', .*not 'Relu'.*'relu'\?"):
         activation("Relu")
-    names = ", ".join(ACTIVATIONS)
-    with pytest.raises(ValueError, match=rf"^name must be one of {names}; got 'xyz'\.$"):
-        activation("xyz")
-    with pytest.raises(TypeError, match="name must be a string or an Activation, got 3"):
+    *names, last = map(repr, ACTIVATIONS)
+    with pytest.raises(ValueError, match=rf"^name must be {', '.join(names)} or {last}, not 'x'$"):
+        activation("x")
+    with pytest.raises(TypeError, match=r"name must be 'identity', .*, not 3"):
         activation(3)
 
 

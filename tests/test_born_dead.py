@@ -11,14 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from companion.born_dead import (
-    DRAWS,
-    BornDead,
-    born_dead_bounds,
-    born_dead_probability,
-    on_points,
-    on_two_rays,
-)
+from companion.born_dead import BornDead, born_dead_bounds, born_dead_probability
 
 GRID = np.linspace(-(3**0.5), 3**0.5, 64)
 
@@ -155,14 +148,13 @@ def test_simulation_agrees_with_pytorch(widths, d_in, bias):
     assert agree(born, share, also=math.sqrt(share * (1 - share) / 1000))
 
 
-@pytest.mark.parametrize("widths", [[2] * 9, [3] * 9, [5] * 9, [4] * 19, [6, 2, 5, 3]])
-def test_two_rays_agree_with_points(widths):
-    rays = on_two_rays(widths, 10_000, rng())
-    points = on_points(widths, np.array([[-1.0], [1.0]]), 10_000, rng(), DRAWS["he", False])
-    assert set(points) <= {0.0, 1.0}
-    error = math.hypot(rays.std(), points.std()) / 100
-    assert abs(rays.mean() - points.mean()) < 4 * error
-    assert rays.std() < points.std()
+@pytest.mark.parametrize("widths", [[2] * 9, [5] * 9, [6, 2, 5, 3]])
+def test_two_points_stand_for_the_line(widths):
+    line = born_dead_probability(widths, simulate=10_000, rng=rng())
+    grid = born_dead_probability(widths, inputs=GRID, simulate=10_000, rng=rng(1))
+    assert agree(line, grid.probability, also=grid.standard_error)
+    two = born_dead_probability(widths, inputs=[-1e300, 1e300], simulate=10_000, rng=rng())
+    assert two == line
 
 
 @pytest.mark.parametrize(
@@ -177,16 +169,40 @@ def test_randomized_asymmetric_saves_most(width, hidden, he, asymmetric):
         assert agree(born, expected, also=math.sqrt(expected / 10_000))
 
 
-def test_all_points_are_tried_where_the_few_fall_silent():
-    hidden = np.r_[np.full(50, 1.0), -1.0, np.full(49, 1.0)][:, None]  # one point of its own kind
-    share = on_points([1], hidden, 4000, rng(), DRAWS["he", False]).mean()
-    assert share == 0
+def test_every_point_counts():
+    inputs = np.r_[np.full(50, 1.0), -1.0, np.full(49, 1.0)]  # one point of its own kind
+    assert born_dead_probability([1], inputs=inputs, simulate=4000, rng=rng()).probability == 0
 
 
 def test_depth_neither_overflows_nor_underflows():
-    for widths in ([40] * 200, [3] * 400):
-        share = on_points(widths, np.eye(2), 20, rng(), DRAWS["he", False]).mean()
-        assert share == (widths[0] == 3)
+    for widths, dead in (([40] * 200, 0), ([3] * 400, 1)):
+        found = born_dead_probability(widths, 2, inputs=np.eye(2), simulate=20, rng=rng())
+        assert found.probability == dead
+
+
+def test_with_biases_it_matters_how_far_out_the_points_lie():
+    near = dict(inputs=[-1e-9, 1e-9], bias=True, simulate=10_000, rng=rng())
+    assert agree(born_dead_probability([2, 2], **near), 1 - (3 / 4) ** 2)  # as at one point
+    far = born_dead_probability([2, 2], **near | {"inputs": [-1e9, 1e9]})
+    assert agree(far, 1 / 16)  # two rays, and on one that is lost the biases alone
+    asymmetric = born_dead_probability([2, 2], init="randomized_asymmetric", **near)
+    assert (asymmetric.lower, asymmetric.upper) == (0, 1)
+
+
+@pytest.mark.parametrize("nets", [1, 2, 1000])
+def test_the_standard_error_counts_one_dead_and_one_living_net_more(nets):
+    born = born_dead_probability([2, 2, 2], simulate=nets, rng=rng())
+    dead = round(born.probability * nets)
+    outcomes = np.r_[np.ones(dead + 1), np.zeros(nets - dead + 1)]
+    assert born.standard_error == pytest.approx(outcomes.std() / math.sqrt(nets + 2))
+
+
+def test_many_directions_stand_for_space():
+    born = born_dead_probability([3, 2, 2], 2, simulate=20_000, rng=rng())
+    angle = np.linspace(0, 2 * np.pi, 720, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    fine = born_dead_probability([3, 2, 2], 2, inputs=circle, simulate=20_000, rng=rng(1))
+    assert agree(born, fine.probability, also=fine.standard_error)
 
 
 @pytest.mark.parametrize("inputs", [None, GRID])
@@ -198,8 +214,19 @@ def test_the_generator_decides(inputs):
 
 
 def test_batches_are_joined():
-    assert on_points([40] * 3, np.eye(30), 3000, rng(), DRAWS["he", True]).shape == (3000,)
-    assert on_two_rays([300, 300], 2500, rng()).shape == (2500,)
+    many = np.ones((1000, 1)) * np.linspace(-1, 1, 1000)[:, None]  # 500 nets of two at a time
+    born = born_dead_probability([2, 2], inputs=many, simulate=1201, rng=rng())
+    assert agree(born, 5 / 32)
+    dead = born.probability * 1201
+    assert dead == pytest.approx(round(dead), abs=1e-9)
+
+
+def test_a_seed_is_a_generator_and_none_is_a_fresh_one():
+    def drawn(given):
+        return born_dead_probability([3, 3, 3], simulate=1000, rng=given)
+
+    assert drawn(3) == drawn(rng(3))
+    assert len({drawn(None).probability for _ in range(4)}) > 1
 
 
 def test_no_dead_net_among_few_is_no_certainty():
@@ -224,16 +251,15 @@ def test_result_is_a_frozen_number():
         (dict(widths=[]), ValueError, "widths"),
         (dict(widths=3), TypeError, "widths"),
         (dict(widths="23"), TypeError, "widths"),
-        (dict(widths=[2, 0]), ValueError, r"widths\[1\] must be positive"),
+        (dict(widths=[2, 0]), ValueError, r"widths\[1\] must be a whole number, 1 or more, not 0"),
         (dict(widths=[2.0]), TypeError, r"widths\[0\] must be a whole number"),
         (dict(d_in=0), ValueError, "d_in"),
         (dict(init="xavier"), ValueError, "init must be 'he' or 'randomized_asymmetric'"),
-        (dict(), ValueError, "lies between 0.1036"),
+        (dict(), ValueError, "only bounds, 0.1036"),
         (dict(init="randomized_asymmetric"), ValueError, "simulate must say"),
         (dict(simulate=0, rng=rng()), ValueError, "simulate"),
         (dict(simulate=1e4, rng=rng()), TypeError, "simulate"),
-        (dict(simulate=10), TypeError, "rng must be a numpy.random.Generator"),
-        (dict(simulate=10, rng=3), TypeError, "rng must be a numpy.random.Generator"),
+        (dict(simulate=10, rng=3.0), TypeError, "rng must be a numpy.random.Generator"),
         (dict(simulate=10, rng=rng(), bias=True), ValueError, "inputs must be given"),
         (dict(inputs=[[1.0, 2.0]]), ValueError, r"inputs must have shape \(n_points, 1\)"),
         (dict(inputs=[]), ValueError, "inputs must have shape"),

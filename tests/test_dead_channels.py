@@ -92,6 +92,13 @@ def test_delta_orthogonal_keeps_every_norm(shape, mode):
     assert np.count_nonzero(kernel) == shape[0] * shape[1]
 
 
+def test_delta_orthogonal_has_gain_one_and_draws_from_a_seed():
+    kernel = delta_orthogonal((3, 3, 3, 3), 5)
+    centre = kernel[:, :, 1, 1]
+    np.testing.assert_allclose(centre @ centre.T, np.eye(3), rtol=0, atol=1e-12)
+    assert np.array_equal(kernel, delta_orthogonal((3, 3, 3, 3), np.random.default_rng(5)))
+
+
 @pytest.mark.parametrize("side", [3, 4, 7])
 @pytest.mark.parametrize("shape", [(3, 3, 3, 3), (4, 2, 3, 3), (2, 5, 1, 3), (1, 1, 2, 2)], ids=str)
 def test_convolution_norm_is_the_dense_matrix_s(shape, side):
@@ -121,17 +128,21 @@ RNG = np.random.default_rng(0)
         (lambda: active_share(np.zeros((0, 2, 3, 3))), ValueError, "slope must be of shape"),
         (lambda: active_share(np.full((1, 1, 1, 1), np.nan)), ValueError, "slope must be finite"),
         (lambda: active_share(np.full((1, 1, 1, 1), "a")), TypeError, "slope must hold real"),
-        (lambda: padded_signal(0, 1), ValueError, "side must be positive"),
-        (lambda: padded_signal(8, 0), ValueError, "depth must be positive"),
+        (lambda: padded_signal(0, 1), ValueError, "side must be a whole number, 1 or more, not 0"),
+        (lambda: padded_signal(8, 0), ValueError, "depth must be a whole number, 1 or more, not 0"),
         (lambda: padded_signal(8, 1.5), TypeError, "depth must be a whole"),
         (lambda: padded_signal(8, 1, 2), ValueError, "kernel_size must be odd"),
         (lambda: padding_factor(True), TypeError, "side must be a whole"),
         (lambda: padding_factor(8, 4), ValueError, "kernel_size must be odd"),
         (lambda: delta_orthogonal((4, 4), RNG), ValueError, "shape must have four axes"),
+        (lambda: delta_orthogonal(4, RNG), TypeError, "shape must be a sequence"),
+        (lambda: active_share([[1.0], [1.0, 2.0]]), TypeError, "slope must be an array"),
         (lambda: delta_orthogonal((4, 4, 2, 3), RNG), ValueError, "must be odd"),
         (lambda: delta_orthogonal((4, 4, 3, 3), RNG, gain=-1), ValueError, "gain"),
-        (lambda: delta_orthogonal((4, 4, 3, 3), 0), TypeError, "rng"),
+        (lambda: delta_orthogonal((4, 4, 3, 3), "0"), TypeError, "rng"),
         (lambda: convolution_norm(np.ones((1, 1, 3, 3)), 2), ValueError, "side must be 3"),
+        (lambda: convolution_norm(np.ones((1, 1, 1, 3)), 2), ValueError, "side must be 3"),
+        (lambda: convolution_norm(np.ones((1, 1, 3, 1)), 2), ValueError, "side must be 3"),
         (lambda: convolution_norm(np.ones((3, 3)), 8), ValueError, "kernel must be of shape"),
         (lambda: convolution_norm(np.ones((1, 1, 3, 3)), 8.0), TypeError, "side must be a whole"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from companion.dead_relu import deadly_rate, dormancy_score, dormant_fraction
+from companion.dead_relu import deadly_rate, dormancy_score
 
 
 def rng(seed=0):
@@ -49,6 +49,8 @@ def test_deadly_rate_where_a_step_saves_what_another_kills():
 def test_deadly_rate_at_the_edge():
     assert deadly_rate([1.0, -1.0], [1.0, -1.0]) == 1.0  # both end at zero, where ReLU is off
     assert deadly_rate([0.0, -1.0], [0.0, 0.0]) == 0.0
+    assert deadly_rate([1.0, 0.0], [1.0, -1.0]) == np.inf  # zero is off, and on after any step
+    assert deadly_rate([1.0, -1.0], [1.0, 0.5]) == 1.0
 
 
 # ---- dormancy -------------------------------------------------------------------------------
@@ -74,27 +76,38 @@ def test_dormancy_of_silent_layers_and_nan_units():
     nan = np.nan
     np.testing.assert_array_equal(score, [[0, 0, 0], [nan, 0.5, 1.5], [nan, 0, 0], [nan] * 3])
     np.testing.assert_array_equal(sizes, before)
-    assert dormant_fraction(sizes) == 5 / 12
-
-
-def test_dormant_fraction_counts_up_to_tau():
-    sizes = [0.0, 0.01, 0.02, 1.0, 2.0, 2.97]
-    assert dormant_fraction(sizes, 0) == 1 / 6
-    assert dormant_fraction(sizes, 0.01) == 2 / 6
-    assert dormant_fraction(sizes) == 3 / 6
-    assert dormant_fraction(sizes, 1) == 4 / 6
+    np.testing.assert_array_equal(dormancy_score([nan, 3.0]), [nan, 1.0])
 
 
 @pytest.mark.parametrize(
-    ("sizes", "tau", "says"),
+    ("sizes", "says"),
     [
-        ([1.0], -0.1, "tau must be finite and not negative"),
-        ([1.0], np.nan, "tau must be finite and not negative"),
-        ([1.0, -1.0], 0.1, "mean_abs must not be negative"),
-        ([], 0.1, "mean_abs must have a last axis"),
-        (1.0, 0.1, "mean_abs must have a last axis"),
+        ([1.0, -1.0], "mean_abs must not be negative"),
+        ([], "mean_abs must have a last axis"),
+        (1.0, "mean_abs must have a last axis"),
     ],
 )
-def test_bad_sizes_are_refused(sizes, tau, says):
+def test_bad_sizes_are_refused(sizes, says):
     with pytest.raises(ValueError, match=says):
-        dormant_fraction(sizes, tau)
+        dormancy_score(sizes)
+
+
+@pytest.mark.parametrize("sizes", ["x", [1j], [[1.0], [1.0, 2.0]], None, [True]])
+def test_sizes_that_are_no_numbers_are_refused(sizes):
+    with pytest.raises(TypeError, match="mean_abs must "):
+        dormancy_score(sizes)
+
+
+@pytest.mark.parametrize(
+    ("z", "g", "error", "says"),
+    [
+        (["a"], [1.0], TypeError, "z must hold real numbers"),
+        ([1.0], [np.nan], ValueError, "g must be finite"),
+        ([1.0, 2.0], [1.0], ValueError, r"z and g must have one shape .* \(2,\) and \(1,\)"),
+        (1.0, 1.0, ValueError, r"not \(\) and \(\)"),
+        ([], [], ValueError, r"not \(0,\) and \(0,\)"),
+    ],
+)
+def test_bad_steps_are_refused(z, g, error, says):
+    with pytest.raises(error, match=says):
+        deadly_rate(z, g)

@@ -19,7 +19,6 @@ from companion.figures import (
     blank,
     box,
     cloud,
-    cobweb,
     curve,
     histograms,
     net,
@@ -230,7 +229,7 @@ def every_drawing(narrow: bool) -> np.ndarray:
     cloud(axes[3], [-1, 2])
     histograms(axes[4], {"layer 1": [0, 1, 2], "layer 2": [1, 1, 1]})
     steps(axes[5], [(0, 0), (1, 1), (2, 0)], text="SGD")
-    cobweb(axes[6], np.sqrt, 0.1, 3)
+    axes[6].remove()
     axes[7].remove()
     return axes
 
@@ -241,7 +240,7 @@ def test_drawings_draw_and_keep_words_at_eleven_pixels(narrow):
     figure = axes[0].figure
     assert figure.get_figwidth() == (NARROW if narrow else WIDTH)
     assert axes[0].get_subplotspec().get_gridspec().ncols == (1 if narrow else 2)
-    sizes = [text.get_size() for ax in axes[:7] for text in ax.texts]
+    sizes = [text.get_size() for ax in axes[:6] for text in ax.texts]
     assert min(sizes) * 100 / 72 >= 11
     assert len(png(figure)) > 1000
 
@@ -281,12 +280,6 @@ def test_steps_draw_an_arrow_each():
     assert len([text for text in ax.texts if text.arrow_patch is not None]) == 2
     with pytest.raises(ValueError, match=r"points must have the shape \(n, 2\), not \(3,\)"):
         steps(ax, [0, 1, 2])
-
-
-def test_cobweb_follows_the_map():
-    ax = cobweb(plt.subplots()[1], lambda x: x / 2, 1.0, 2)
-    path = ax.lines[2].get_xydata().tolist()
-    assert path == [[1, 0], [1, 0.5], [0.5, 0.5], [0.5, 0.25], [0.25, 0.25]]
 
 
 def test_show_stores_a_picture_for_the_page_and_one_for_phones(monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from companion.claims import Claim
-from companion.notebooks import Record, Replication, read_claims, replications
+from companion.claims.records import Record, Replication, read_claims, replications
 from tests.gate import faults, is_far, says
 
 BOOK = Path(__file__).parent.parent / "book"

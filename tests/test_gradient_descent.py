@@ -104,7 +104,7 @@ CASES = [
     *[
         (momentum, {"beta": b, **o}, SGD, {"momentum": b, **o})
         for b in (0.0, 0.5, 0.9)
-        for o in grid(dampening=[0, 0.3], weight_decay=[0, 0.1])
+        for o in grid(weight_decay=[0, 0.1])
     ],
     *[
         (nesterov, {"beta": b, **o}, SGD, {"momentum": b, "nesterov": True, **o})
@@ -113,18 +113,12 @@ CASES = [
     ],
     *[
         (rmsprop, o, RMSPROP, o)
-        for o in grid(
-            alpha=[0.9, 0.99],
-            eps=[1e-8, 1e-2],
-            weight_decay=[0, 0.1],
-            momentum=[0, 0.5],
-            centered=[False, True],
-        )
+        for o in grid(alpha=[0.9, 0.99], eps=[1e-8, 1e-2], weight_decay=[0, 0.1])
     ],
     *[
         (ours, o, theirs, o)
         for ours, theirs in ((adam, ADAM), (adamw, ADAMW))
-        for o in grid(betas=BETAS, eps=[1e-8, 1e-2], weight_decay=[0, 0.1], amsgrad=[False, True])
+        for o in grid(betas=BETAS, eps=[1e-8, 1e-2], weight_decay=[0, 0.1])
     ],
     (momentum, {}, SGD, {"momentum": 0.9}),
     (nesterov, {}, SGD, {"momentum": 0.9, "nesterov": True}),
@@ -150,23 +144,15 @@ def test_the_gradients_compared_with_are_gradients():
 
 
 FULL = {"betas": (0.9, 0.99), "eps": 1e-2, "weight_decay": 0.1}
-MAX = {"betas": (0.5, 0.9), "amsgrad": True}  # with β₂ = 0.999, v only rises for so few steps
 MUTANTS = [  # optimizer, what stands in the module, the fault put there, a case that must notice
     ("gradient_descent", "theta - rate * g,", "theta - 0.9999 * rate * g,", {}, SGD, {}),
-    ("momentum", "(1 - dampening) * g", "g", {"dampening": 0.3}, SGD,
-     {"momentum": 0.9, "dampening": 0.3}),
-    ("momentum", "step == 0 or ", "", {"dampening": 0.3}, SGD, {"momentum": 0.9, "dampening": 0.3}),
-    ("momentum", "or beta == 0 ", "", {"beta": 0, "dampening": 0.3}, SGD,
-     {"momentum": 0.0, "dampening": 0.3}),
+    ("momentum", "theta - rate * v, v", "theta - rate * g, v", {}, SGD, {"momentum": 0.9}),
     ("nesterov", "rate * (g + beta * v)", "rate * v", {}, SGD, {"momentum": 0.9, "nesterov": True}),
-    ("rmsprop", "m**2, 0)) + eps", "m**2, 0) + eps)", {}, RMSPROP, {}),
-    ("rmsprop", "np.maximum(v - m**2, 0)", "v", {"centered": True}, RMSPROP, {"centered": True}),
-    ("rmsprop", "b = momentum * b + ", "b = ", {"momentum": 0.5}, RMSPROP, {"momentum": 0.5}),
+    ("rmsprop", "np.sqrt(v) + eps", "np.sqrt(v + eps)", {}, RMSPROP, {}),
     ("adam", "m / (1 - betas[0] ** (step + 1))", "m", {}, ADAM, {}),
-    ("adam", "largest / (1 - betas[1] ** (step + 1))", "largest", {}, ADAM, {}),
+    ("adam", "v / (1 - betas[1] ** (step + 1))", "v", {}, ADAM, {}),
     ("adam", "betas[1] ** (step + 1)", "betas[1] ** (step + 2)", {}, ADAM, {}),
     ("adam", "np.sqrt(v_hat) + eps", "np.sqrt(v_hat + eps)", FULL, ADAM, FULL),
-    ("adam", "np.maximum(largest, v) if amsgrad", "v if amsgrad", MAX, ADAM, MAX),
     ("adamw", "(1 - rate * weight_decay) * theta", "(1 - weight_decay) * theta", FULL, ADAMW, FULL),
     ("adamw", "(1 - rate * weight_decay) * theta", "theta", FULL, ADAMW, FULL),
 ]  # fmt: skip
@@ -283,7 +269,7 @@ def test_first_steps_by_hand():
         return -optimize(lambda x: slopes, np.zeros(5), 0.01, 1, **options)[1]
 
     np.testing.assert_allclose(first(gradient_descent), 0.01 * slopes, rtol=1e-15)
-    np.testing.assert_allclose(first(momentum, dampening=0.5), 0.01 * slopes, rtol=1e-15)
+    np.testing.assert_allclose(first(momentum), 0.01 * slopes, rtol=1e-15)
     np.testing.assert_allclose(first(nesterov), 0.019 * slopes, rtol=1e-15)
     # one rate long for Adam, whatever the gradient; uncorrected it were 0.1/√0.001 = 3.2
     for optimize in (adam, adamw):
@@ -307,36 +293,6 @@ def test_decay_alone_is_geometric_for_adamw_and_a_walk_at_full_speed_for_adam():
     for weight_decay in (1e-3, 1e3):
         walked = adam(np.zeros_like, start, 0.1, 1, weight_decay=weight_decay, eps=0)
         np.testing.assert_allclose(walked[1], start - 0.1, rtol=1e-14)
-
-
-def test_amsgrad_mends_the_example_of_reddi_where_adam_goes_uphill():
-    # A gradient of +1010, then 100 times -10: over a period of 101, +10. Adam drifts upwards.
-    def ends(**options):
-        calls = itertools.count()
-        return adam(
-            lambda x: 1010.0 if next(calls) % 101 == 0 else -10.0,
-            0.0, warmup_free, 20 * 101, betas=(0.0, 0.1), **options,
-        )[-1]  # fmt: skip
-
-    def warmup_free(step):
-        return 0.1 / math.sqrt(step + 1)
-
-    assert ends() > 1
-    assert ends(amsgrad=True) < -0.01
-
-
-def test_a_variance_below_zero_by_rounding_is_zero():
-    # Under a constant gradient the centred mean square tends to 0, and PyTorch takes its root.
-    slopes = np.random.default_rng(0).uniform(size=64)
-    arguments, options = (np.zeros(64), 1e-3, 100), {"alpha": 0.5, "centered": True}
-    path = rmsprop(lambda x: slopes, *arguments, **options)
-    np.testing.assert_allclose(np.diff(path, axis=0)[0], -1e-3 / 0.5, rtol=1e-5)
-    assert np.all(np.diff(path, axis=0)[-1] < -1)  # by now it divides by little more than eps
-    assert np.isnan(in_torch(RMSPROP, lambda x: slopes, *arguments, **options)[-1]).any()
-    with pytest.raises(ArithmeticError, match=r"the update of step \d+ is not finite"):
-        mutant("np.maximum(v - m**2, 0)", "v - m**2").rmsprop(
-            lambda x: slopes, *arguments, **options
-        )
 
 
 # --- arrays in, arrays out ----------------------------------------------------------------------
@@ -502,35 +458,47 @@ def test_a_divergence_can_be_pickled_and_keeps_its_path_alone():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"gradient": 3}, TypeError, "gradient must be a function of the parameters, got 3"),
-        ({"gradient": lambda x: x[:1]}, ValueError, r"start's shape \(2,\), got \(1,\)"),
-        ({"gradient": lambda x: x.sum()}, ValueError, r"start's shape \(2,\), got \(\)"),
+        ({"gradient": 3}, TypeError, "gradient must be a function, not 3"),
+        ({"gradient": lambda x: x[:1]}, ValueError, r"start's shape \(2,\), not \(1,\)"),
+        ({"gradient": lambda x: x.sum()}, ValueError, r"start's shape \(2,\), not \(\)"),
         ({"gradient": lambda x: None}, TypeError, "gradient at start must hold real .* object"),
         ({"gradient": lambda x: [x, [x]]}, TypeError, "gradient at start must be .* not a ragged"),
         ({"gradient": lambda x: x * 1j}, TypeError, "gradient at start must hold real .* complex"),
-        ({"gradient": lambda x: x / 0}, ValueError, r"gradient at start must be finite, got \[inf"),
-        ({"gradient": lambda x: x * nan}, ValueError, "gradient at start must be finite, got .nan"),
-        ({"start": [nan, 1.0]}, ValueError, r"start must be finite, got \[nan +1\.\]"),
-        ({"start": [1, [2, 3]]}, TypeError, r"start must be an array, not a ragged list, got \[1"),
-        ({"start": -inf}, ValueError, "start must be finite, got -inf"),
-        ({"start": "here"}, TypeError, "start must hold real numbers .*, got dtype <U4"),
-        ({"start": [True, False]}, TypeError, "start must hold real numbers .*, got dtype bool"),
-        ({"learning_rate": 0}, ValueError, "learning_rate must be a number above 0.*, got 0$"),
-        ({"learning_rate": -0.1}, ValueError, "learning_rate must be a number above 0.*got -0.1"),
-        ({"learning_rate": inf}, ValueError, "learning_rate must be .* finite, got inf"),
-        ({"learning_rate": nan}, ValueError, "learning_rate must be .* finite, got nan"),
-        ({"learning_rate": "1"}, TypeError, "learning_rate must be a number .*, got '1'"),
-        ({"learning_rate": True}, TypeError, "learning_rate must be a number .*, got True"),
-        ({"learning_rate": lambda t: -t}, ValueError, r"learning_rate\(1\) .* at least 0.* got -1"),
-        ({"learning_rate": lambda t: inf}, ValueError, r"learning_rate\(0\) must .*, got inf"),
-        ({"learning_rate": lambda t: None}, TypeError, r"learning_rate\(0\) must .*, got None"),
-        ({"steps": -1}, ValueError, "steps must be a number at least 0 and whole, got -1"),
-        ({"steps": 2.5}, ValueError, "steps must be a number at least 0 and whole, got 2.5"),
-        ({"steps": True}, TypeError, "steps must be a number at least 0 and whole, got True"),
-        ({"weight_decay": -1}, ValueError, "weight_decay must be a number at least 0.*, got -1"),
-        ({"weight_decay": nan}, ValueError, "weight_decay must be a number at .* finite, got nan"),
-        ({"weight_decay": inf}, ValueError, "weight_decay must be a number at .* finite, got inf"),
-        ({"weight_decay": None}, TypeError, "weight_decay must be a number .*, got None"),
+        ({"gradient": lambda x: x / 0}, ValueError, "gradient at start must be finite"),
+        ({"gradient": lambda x: x * nan}, ValueError, "gradient at start must be finite"),
+        ({"start": [nan, 1.0]}, ValueError, "start must be finite, but holds"),
+        ({"start": [1, [2, 3]]}, TypeError, r"start must be an array, not a ragged list: \[1"),
+        ({"start": -inf}, ValueError, "start must be finite, but holds"),
+        ({"start": "here"}, TypeError, "start must hold real numbers .*, not <U4"),
+        ({"start": [True, False]}, TypeError, "start must hold real numbers .*, not bool"),
+        (
+            {"learning_rate": 0},
+            ValueError,
+            "learning_rate must be a finite number, more than 0, not 0$",
+        ),
+        (
+            {"learning_rate": -0.1},
+            ValueError,
+            "learning_rate must be a finite number, more than 0, not -0.1",
+        ),
+        ({"learning_rate": inf}, ValueError, "learning_rate must be a finite .* not inf"),
+        ({"learning_rate": nan}, ValueError, "learning_rate must be a finite .* not nan"),
+        ({"learning_rate": "1"}, TypeError, "learning_rate must be a finite number, .*, not '1'"),
+        ({"learning_rate": True}, TypeError, "learning_rate must be a finite number, .*, not True"),
+        ({"learning_rate": lambda t: -t}, ValueError, r"learning_rate\(1\) .* 0 or more, not -1"),
+        ({"learning_rate": lambda t: inf}, ValueError, r"learning_rate\(0\) must .*, not inf"),
+        ({"learning_rate": lambda t: None}, TypeError, r"learning_rate\(0\) must .*, not None"),
+        ({"steps": -1}, ValueError, "steps must be a whole number, 0 or more, not -1"),
+        ({"steps": 2.5}, TypeError, "steps must be a whole number, 0 or more, not 2.5"),
+        ({"steps": True}, TypeError, "steps must be a whole number, 0 or more, not True"),
+        (
+            {"weight_decay": -1},
+            ValueError,
+            "weight_decay must be a finite number, 0 or more, not -1",
+        ),
+        ({"weight_decay": nan}, ValueError, "weight_decay must be a finite number, .* not nan"),
+        ({"weight_decay": inf}, ValueError, "weight_decay must be a finite number, .* not inf"),
+        ({"weight_decay": None}, TypeError, "weight_decay must be a finite number, .* not None"),
     ],
 )
 def test_bad_arguments_are_named(optimize, change, error, message):
@@ -542,14 +510,15 @@ def test_bad_arguments_are_named(optimize, change, error, message):
 
 @pytest.mark.parametrize(
     ("optimize", "name"),
-    [(momentum, "beta"), (momentum, "dampening"), (nesterov, "beta"), (rmsprop, "alpha"),
-     (rmsprop, "momentum")],
-)  # fmt: skip
+    [(momentum, "beta"), (nesterov, "beta"), (rmsprop, "alpha")],
+)
 @pytest.mark.parametrize("bad", [-0.1, 1, 1.5, nan, inf])
 def test_fractions_are_from_0_to_below_1(optimize, name, bad):
-    with pytest.raises(ValueError, match=rf"{name} must be a number in \[0, 1\), got {bad}"):
+    with pytest.raises(
+        ValueError, match=f"{name} must be a finite number, 0 or more and less than 1, not {bad}"
+    ):
         optimize(bowl, 1.0, 0.1, 3, **{name: bad})
-    with pytest.raises(TypeError, match=rf"{name} must be a number in \[0, 1\), got \[0.9\]"):
+    with pytest.raises(TypeError, match=rf"{name} must be a finite .* not \[0.9\]"):
         optimize(bowl, 1.0, 0.1, 3, **{name: [0.9]})
     assert np.isfinite(optimize(bowl, 1.0, 0.1, 3, **{name: 0})).all()
 
@@ -557,7 +526,7 @@ def test_fractions_are_from_0_to_below_1(optimize, name, bad):
 @pytest.mark.parametrize("optimize", [rmsprop, adam, adamw])
 @pytest.mark.parametrize("bad", [-1e-8, nan, inf])
 def test_eps_is_not_negative(optimize, bad):
-    with pytest.raises(ValueError, match=f"eps must be a number at least 0 and finite, got {bad}"):
+    with pytest.raises(ValueError, match=f"eps must be a finite number, 0 or more, not {bad}"):
         optimize(bowl, 1.0, 0.1, 3, eps=bad)
     assert np.isfinite(optimize(bowl, 1.0, 0.1, 3, eps=0)).all()
 
@@ -566,13 +535,13 @@ def test_eps_is_not_negative(optimize, bad):
 @pytest.mark.parametrize(
     ("betas", "error", "message"),
     [
-        (0.9, TypeError, "betas must be a pair of numbers, got 0.9"),
-        ((0.9,), TypeError, r"betas must be a pair of numbers, got \(0.9,\)"),
+        (0.9, TypeError, "betas must be a pair of numbers, not 0.9"),
+        ((0.9,), TypeError, r"betas must be a pair of numbers, not \(0.9,\)"),
         ((0.9, 0.99, 0.999), TypeError, "betas must be a pair of numbers"),
-        (("0.9", 0.999), TypeError, r"betas\[0\] must be a number in \[0, 1\), got '0.9'"),
-        ((1.0, 0.999), ValueError, r"betas\[0\] must be a number in \[0, 1\), got 1.0"),
-        ((0.9, 1.0), ValueError, r"betas\[1\] must be a number in \[0, 1\), got 1.0"),
-        ([0.9, -0.1], ValueError, r"betas\[1\] must be a number in \[0, 1\), got -0.1"),
+        (("0.9", 0.999), TypeError, r"betas\[0\] must be a finite number, .* not '0.9'"),
+        ((1.0, 0.999), ValueError, r"betas\[0\] must be a finite number, .* not 1.0"),
+        ((0.9, 1.0), ValueError, r"betas\[1\] must be a finite number, .* not 1.0"),
+        ([0.9, -0.1], ValueError, r"betas\[1\] must be a finite number, .* not -0.1"),
     ],
 )
 def test_betas_are_two_fractions(optimize, betas, error, message):
@@ -651,7 +620,7 @@ def test_the_norm_of_huge_gradients_does_not_overflow():
     np.testing.assert_array_equal(
         clipped_in_torch(torch.nn.utils.clip_grad_norm_, [huge], 1.0)[0], [0.0, 0.0]
     )
-    with pytest.raises(ValueError, match=r"the norm of gradients must be .* finite, got inf"):
+    with pytest.raises(ValueError, match="the norm of gradients must be a finite number, not inf"):
         clip_by_norm([1.7e308, 1.7e308], 1.0)
     np.testing.assert_array_equal(clip_by_norm([2.0, 0.0], np.float64(1e308)), [2.0, 0.0])
 
@@ -669,15 +638,17 @@ def test_clipping_goes_around_the_gradient():
 @pytest.mark.parametrize(("clip", "name"), [(clip_by_norm, "max_norm"), (clip_by_value, "limit")])
 def test_bad_arguments_of_clipping_are_named(clip, name):
     for bad in (0, -1.0, nan, inf):
-        with pytest.raises(ValueError, match=f"{name} must be a number above 0.* got {bad}"):
+        with pytest.raises(
+            ValueError, match=f"{name} must be a finite number, more than 0, not {bad}"
+        ):
             clip([1.0], bad)
     for bad in ("1", None, True, [1.0]):
-        with pytest.raises(TypeError, match=f"{name} must be a number above 0"):
+        with pytest.raises(TypeError, match=f"{name} must be a finite number, more than 0"):
             clip([1.0], bad)
     for lost in (nan, inf, -inf):
-        with pytest.raises(ValueError, match=rf"gradients must be finite, got \[ *1\. +{lost}\]"):
+        with pytest.raises(ValueError, match="gradients must be finite, but holds"):
             clip(np.array([1.0, lost]), 1.0)
-        with pytest.raises(ValueError, match=rf"gradients\[1\] must be finite, got {lost}"):
+        with pytest.raises(ValueError, match=r"gradients\[1\] must be finite, but holds"):
             clip((1.0, lost), 1.0)
     for bad in ({"w": 1.0}, None, "1", np.array([1j]), (x for x in [1.0])):
         with pytest.raises(TypeError, match=r"gradients must hold real numbers \(float or integ"):
@@ -718,15 +689,15 @@ def test_the_schedule_by_hand():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((0, 10), ValueError, "peak must be a number above 0 and finite, got 0"),
-        ((nan, 10), ValueError, "peak must be a number above 0 and finite, got nan"),
-        (("1", 10), TypeError, "peak must be a number above 0 and finite, got '1'"),
-        ((1.0, -1), ValueError, "steps must be a number at least 0 and whole, got -1"),
-        ((1.0, 2.5), ValueError, "steps must be a number at least 0 and whole, got 2.5"),
-        ((1.0, "9"), TypeError, "steps must be a number at least 0 and whole, got '9'"),
-        ((1.0, 10, -1), ValueError, "warmup must be a number at least 0 and whole, got -1"),
-        ((1.0, 10, 0.1), ValueError, "warmup must be a number at least 0 and whole, got 0.1"),
-        ((1.0, 10, 11), ValueError, "warmup must be at most steps, 10, got 11"),
+        ((0, 10), ValueError, "peak must be a finite number, more than 0, not 0"),
+        ((nan, 10), ValueError, "peak must be a finite number, more than 0, not nan"),
+        (("1", 10), TypeError, "peak must be a finite number, more than 0, not '1'"),
+        ((1.0, -1), ValueError, "steps must be a whole number, 0 or more, not -1"),
+        ((1.0, 2.5), TypeError, "steps must be a whole number, 0 or more, not 2.5"),
+        ((1.0, "9"), TypeError, "steps must be a whole number, 0 or more, not '9'"),
+        ((1.0, 10, -1), ValueError, "warmup must be a whole number, 0 or more, not -1"),
+        ((1.0, 10, 0.1), TypeError, "warmup must be a whole number, 0 or more, not 0.1"),
+        ((1.0, 10, 11), ValueError, "warmup must be at most steps, 10, not 11"),
     ],
 )
 def test_bad_arguments_of_the_schedule_are_named(arguments, error, message):
@@ -736,8 +707,8 @@ def test_bad_arguments_of_the_schedule_are_named(arguments, error, message):
 
 def test_the_schedule_takes_whole_steps():
     rate = warmup_cosine(1.0, 10)
-    for bad in (-1, 0.5):
-        with pytest.raises(ValueError, match=f"step must be a number at least 0 .* got {bad}"):
+    for bad, error in ((-1, ValueError), (0.5, TypeError)):
+        with pytest.raises(error, match=f"step must be a whole number, 0 or more, not {bad}"):
             rate(bad)
     assert rate(np.int64(5)) == pytest.approx(0.5)
 

@@ -146,21 +146,25 @@ def test_measured_growth_does_not_overflow_and_knows_its_generator():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"activation": "Relu"}, ValueError, r"name must be one of .* Did you mean 'relu'\?"),
+        ({"activation": "Relu"}, ValueError, r"name must be 'identity', .* Did you mean 'relu'\?"),
         ({"activation": np.tanh}, TypeError, "derivative"),
         (
             {"activation": "relu", "batch_size": 3},
             ValueError,
-            "batch_size must be 4 or more, not 3",
+            "batch_size must be a whole number, 4 or more, not 3",
         ),
         (
             {"activation": "relu", "batch_size": 8.0},
             TypeError,
-            "batch_size must be None or a whole",
+            "batch_size must be a whole number, 4 or more, not 8.0",
         ),
         ({"activation": "relu", "slope": 1.0}, TypeError, "not 'slope'"),
-        ({"activation": "relu", "beta": math.nan}, ValueError, "beta must be finite"),
-        ({"activation": "relu", "eps": -1.0}, ValueError, "eps not negative, not 0.0 and -1.0"),
+        ({"activation": "relu", "beta": math.nan}, ValueError, "beta must be a finite number"),
+        (
+            {"activation": "relu", "eps": -1.0},
+            ValueError,
+            "eps must be a finite number, 0 or more, not -1.0",
+        ),
         (
             {"activation": "relu", "beta": 1.0, "batch_size": 8},
             ValueError,
@@ -176,10 +180,10 @@ def test_growth_refuses_bad_input_by_name(arguments, error, message):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"depth": 1}, ValueError, "depth must be 2 or more, not 1"),
-        ({"width": 0}, ValueError, "width must be 1 or more, not 0"),
-        ({"batch_size": 1}, ValueError, "batch_size must be 2 or more, not 1"),
-        ({"width": 2.5}, TypeError, "width must be a whole number, not 2.5"),
+        ({"depth": 1}, ValueError, "depth must be a whole number, 2 or more, not 1"),
+        ({"width": 0}, ValueError, "width must be a whole number, 1 or more, not 0"),
+        ({"batch_size": 1}, ValueError, "batch_size must be a whole number, 2 or more, not 1"),
+        ({"width": 2.5}, TypeError, "width must be a whole number, 1 or more, not 2.5"),
     ],
 )
 def test_measuring_refuses_bad_input_by_name(change, error, message):

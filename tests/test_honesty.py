@@ -267,8 +267,8 @@ def test_moved_decimal_and_moved_curve_are_caught(tmp_path):
         ),
         (
             "initialization/scales.py",
-            "return whole[1] * field, whole[0] // groups * field",
-            "return whole[0] // groups * field, whole[1] * field",
+            "return (of_first, of_second) if transposed else (of_second, of_first)",
+            "return (of_second, of_first) if transposed else (of_first, of_second)",
             "tests/test_initialization.py",
             "fans",
             "book/initialization.ipynb",
@@ -290,9 +290,9 @@ def test_moved_decimal_and_moved_curve_are_caught(tmp_path):
             "book/detection.ipynb",
         ),
         (
-            "revival/structure.py",
-            "return units * k + np.arange(k) if self.channels_first else units + n_units",
-            "return units + n_units * np.arange(k) if self.channels_first else units + n_units",
+            "revival/pruning.py",
+            "sorted(set(range(tensor.shape[axis])) - places)",
+            "sorted(set(range(tensor.shape[axis])) & places)",
             "tests/test_revival.py",
             "",
             "book/dead_channels.ipynb",
@@ -304,7 +304,7 @@ def test_moved_decimal_and_moved_curve_are_caught(tmp_path):
         "swapped fans",
         "half the chance of silence",
         "rarely on is dead",
-        "columns in the other order",
+        "the living removed",
     ],
 )
 def test_wrong_formula_is_caught(module, right, wrong, test, only, chapter, tmp_path):

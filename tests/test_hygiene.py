@@ -10,8 +10,9 @@ from pkgutil import iter_modules
 
 import pytest
 
+from companion.claims.notebooks import collapse, fingerprint
+from companion.claims.records import toc
 from companion.figures.style import NARROW_PNG
-from companion.notebooks import collapse, fingerprint, toc
 from tests.pattern import IN_THE_PATTERN
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +21,7 @@ NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 PAGES_ABOUT_THE_BOOK = {"intro", "sources"}
 CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES_ABOUT_THE_BOOK]
 NOT_YET_IN_THE_PATTERN = [path for path in CHAPTERS if path.stem not in IN_THE_PATTERN]
-SERVES_ALL = {"claims", "devices", "experiments", "figures", "notebooks", "quadrature"}
+SERVES_ALL = {"checks", "claims", "devices", "experiments", "figures", "quadrature"}
 
 IGNORED: dict[str, str] = {}
 """Cells that nbval may skip or not compare, as "page: cell id", with the reason. None does."""

@@ -18,8 +18,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from companion.claims import Claim
+from companion.claims.records import read_claims
 from companion.figures.style import NARROW_PNG
-from companion.notebooks import read_claims
 from tests.website import BOOK, LEDGERS, build, soup
 
 

@@ -8,20 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from companion import notebooks
-from companion.claims import Claim
-from companion.notebooks import (
-    Replication,
+from companion.claims import Claim, notebooks
+from companion.claims.notebooks import (
     collapse,
     execute,
     fingerprint,
     main,
-    read_claims,
     replicate,
-    replications,
     stored_figure,
-    toc,
 )
+from companion.claims.records import Replication, read_claims, replications, toc
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from companion.claims import Claim
-from companion.notebooks import Record, read_claims
+from companion.claims.records import Record, read_claims
 from tests.prose import disagreement, faults, idle, pages, paragraphs, shown
 
 BOOK = Path(__file__).parent.parent / "book"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from companion.notebooks import read_claims
+from companion.claims.records import read_claims
 
 BOOK = Path(__file__).parent.parent / "book"
 SOURCES: dict[str, dict[str, str]] = yaml.safe_load((BOOK / "sources.yml").read_text())

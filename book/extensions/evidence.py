@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from companion.claims import Claim
-from companion.notebooks import Record, Replication, read_claims, replications
+from companion.claims.records import Record, Replication, read_claims, replications
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from companion.checks import choice, whole
+from companion.detection.flow import tensors_in
 from companion.detection.report import UnitReport
 from companion.detection.session import Watch
-from companion.vanishing_gradients.profiles import untouched
+from companion.untouched import untouched
 
 __all__ = ["census"]
 
@@ -24,30 +28,31 @@ def census(
     loader: Any,
     *,
     mode: str | None = "eval",
-    functional: bool = False,
     activations: tuple[type[nn.Module], ...] = (),
     axis: int | Mapping[str, int] | None = None,
+    mask: str | Callable[..., Tensor] | None = None,
+    batch_first: bool = True,
     batch_size: int = 512,
     call: Callable[[nn.Module, Any], Any] | None = None,
     progress: bool | None = None,
 ) -> UnitReport:
     """Count the dead units of a model over a whole data set, exactly.
 
-    The set is streamed, in memory of a few numbers per unit. Then flags, buffers, hooks and
-    PyTorch's random state are as they were, even after an exception; and so are the parameters,
-    which a census never changes.
+    The set is streamed, in memory of a few numbers per unit. Then the model is bit for bit as it
+    was, and so are all random states, even after an exception (see `companion.untouched`).
 
     Parameters
     ----------
     model : torch.nn.Module
         As for `watch`; of a compiled model, the original is run.
     loader : iterable or array_like of shape (n, ...)
-        A `DataLoader` or anything else that gives batches: tensors, or tuples whose first entry is
-        the inputs. Or all inputs as one tensor or array. Inputs go to the model's device and
+        A `DataLoader` or anything else that gives batches: tensors; tuples, of which the model gets
+        as many as its ``forward`` needs (the first, if that is one); dicts, which it gets as
+        keywords. Or all inputs as one tensor or array. Inputs go to the model's device and
         precision; whole numbers stay if the model has an embedding.
     mode : {"eval", "train", None}
         To run the model in; None: as it is. Batch norm and dropout make the difference.
-    functional, activations, axis
+    activations, axis, mask, batch_first
         As for `watch`.
     batch_size : int, default 512
         Of an array.
@@ -82,65 +87,111 @@ def census(
     >>> _ = net[0].bias.data.copy_(torch.tensor([-9.0, -0.5, 0.5]))
     >>> report = census(net, torch.linspace(0, 1, 1000)[:, None])
     >>> print(report)
-    layer  activation  units   dead  always on  saturated    NaN  active   samples  P(active) <=
-    1      relu            3      1          1          0      0  50.0 %     1,000         0.003
+    layer  activation  units  dead  always on  saturated  NaN  active  samples  P(active) <=
+    1      relu            3     1          1          0    0  50.0 %    1,000         0.003
     >>> report[0].score.round(2)
     array([0.  , 0.33, 2.67])
     """
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
-    watched = Watch(model, functional=functional, activations=activations, axis=axis)
+    batch_size = whole("batch_size", batch_size)
+    choice("progress", progress, (True, False, None))
+    watched = Watch(model, activations=activations, axis=axis, mask=mask, batch_first=batch_first)
     model = watched.model
-    if mode not in {None, "train", "eval"}:
-        raise ValueError(f"mode must be 'eval', 'train' or None, as the model is, not {mode!r}")
-    with as_before(model), torch.no_grad():
+    choice("mode", mode, ("eval", "train", None))
+    if call is not None and not callable(call):
+        raise TypeError(f"call must be callable, not {call!r}")
+    if any(is_lazy(p) or p.is_meta for p in model.parameters()):
+        raise ValueError("model must have numbers, but has lazy parameters, or some on 'meta'")
+    with untouched(model), torch.no_grad():
+        torch.backends.mha.set_fastpath_enabled(False)  # it calls no activation that can be seen
         if mode is not None:
             model.train(mode == "train")
         with watched:
             run, empty, finite = call or _caller(model), True, True
             for batch in _batches(loader, batch_size, progress):
                 empty = False
-                finite &= _is_finite(run(model, batch))
-                if not watched.rules and not functional:
-                    raise ValueError(watched.why_nothing())
+                finite &= _is_finite(_run(run, model, batch))
+                if watched.missed:
+                    watched.again(partial(_run, run, model, batch))
             if empty:
                 raise ValueError("loader must give at least one batch, but it is empty")
-        finite &= all(bool(p.isfinite().all()) for p in model.parameters())
+        finite &= all(map(_finite, model.parameters()))
         report = watched.report()
     return report if finite else replace(report, overflowed=True)
 
 
+def _run(run: Callable[[nn.Module, Any], Any], model: nn.Module, batch: Any) -> Any:
+    """Run the model on a batch; say which batch it was that does not fit."""
+    try:
+        return run(model, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError) as error:  # of a shape, a type, a sparse tensor
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(batch))
+        raise ValueError(
+            f"loader must give what the model takes, but on a batch of shapes {shapes} it raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
 def _is_finite(output: Any) -> bool:
     """Whether all tensors in what a model returns are finite."""
-    if isinstance(output, Tensor):
-        return bool(output.isfinite().all()) if output.is_floating_point() else True
-    if isinstance(output, Mapping):
-        return all(map(_is_finite, output.values()))
-    return all(map(_is_finite, output)) if isinstance(output, tuple | list) else True
+    return all(_finite(t) for t in tensors_in(output) if t.is_floating_point())
+
+
+def _finite(t: Tensor) -> bool:
+    """Whether all numbers are finite: the sum is, or each of them, which takes longer to see."""
+    return math.isfinite(t.sum()) or bool(t.isfinite().all())
 
 
 def _caller(model: nn.Module) -> Callable[[nn.Module, Any], Any]:
     """Call the model with the inputs of a batch, on its device and in its precision."""
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     tokens = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in model.modules())
+    n_inputs = _n_inputs(model)
+
+    def convert(x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            x = as_tensor("loader", x)
+        if not isinstance(x, Tensor):
+            return x
+        if x.is_floating_point() and not _finite(x):
+            raise ValueError("loader must give finite inputs, but a batch holds NaN or infinity")
+        if like is None:
+            return x
+        stays = not x.is_floating_point() and (tokens or x.is_complex())
+        return x.to(like.device, x.dtype if stays else like.dtype)
 
     def call(model: nn.Module, batch: Any) -> Any:
-        x = batch[0] if isinstance(batch, tuple | list) and batch else batch
-        if not isinstance(x, Tensor | np.ndarray):
+        if isinstance(batch, Mapping):
+            return model(**{key: convert(x) for key, x in batch.items()})
+        inputs = list(batch[:n_inputs]) if isinstance(batch, tuple | list) else [batch]
+        if not inputs or not all(isinstance(x, Tensor | np.ndarray) for x in inputs):
             raise TypeError(
-                "loader must give tensors, or tuples that begin with one, not "
-                f"{type(x).__name__}; call= tells how to run the model on a batch, such as "
-                "call=lambda model, batch: model(**batch)"
+                "loader must give tensors, tuples that begin with them, or dicts, not "
+                f"{type(batch).__name__}; call= tells how to run the model on a batch, such as "
+                "call=lambda model, batch: model(batch.x)"
             )
-        x = torch.as_tensor(x)
-        if x.is_floating_point() and not math.isfinite(x.sum()) and not bool(x.isfinite().all()):
-            raise ValueError("loader must give finite inputs, but a batch holds NaN or infinity")
-        if like is not None:
-            whole = not x.is_floating_point() and (tokens or x.is_complex())
-            x = x.to(like.device, x.dtype if whole else like.dtype)
-        return model(x)
+        return model(*map(convert, inputs))
 
     return call
+
+
+def _n_inputs(model: nn.Module) -> int:
+    """Count the arguments that a model's forward cannot do without."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return max(1, sum(p.kind in kinds and p.default is p.empty for p in parameters))
+
+
+def as_tensor(name: str, x: Any) -> Tensor:
+    """Take an array to PyTorch, whatever its strides."""
+    try:
+        return torch.as_tensor(x if isinstance(x, Tensor) else np.array(x, order="C"))
+    except (TypeError, ValueError) as error:  # of objects, of text
+        raise TypeError(f"{name} must be an array of numbers: {error}") from None
 
 
 def _batches(loader: Any, batch_size: int, progress: bool | None) -> Iterable[Any]:
@@ -148,26 +199,14 @@ def _batches(loader: Any, batch_size: int, progress: bool | None) -> Iterable[An
     from tqdm import tqdm
 
     if isinstance(loader, Tensor | np.ndarray):
-        if loader.ndim < 1:
+        x = as_tensor("loader", loader)
+        if x.ndim < 1:
             raise ValueError("loader must be of shape (n, ...), not a single number")
-        loader = torch.as_tensor(loader).split(batch_size)
+        if x.layout != torch.strided:
+            raise ValueError(f"loader must be dense, not {x.layout}")
+        loader = x.split(batch_size) if len(x) else ()
     if not isinstance(loader, Iterable) or isinstance(loader, str | bytes | Mapping):
         raise TypeError(f"loader must be an array or give batches, not {type(loader).__name__}")
     if progress is None:  # on a terminal only, and if it takes its time
         return tqdm(loader, "census", unit="batch", leave=False, delay=1.0, disable=None)
     return tqdm(loader, "census", unit="batch", disable=not progress)
-
-
-@contextmanager
-def as_before(model: nn.Module) -> Iterator[None]:
-    """Give back flags, buffers and PyTorch's random state, and have the hooks run meanwhile."""
-    flags = {part: part.training for part in model.modules()}
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it calls no activation that can be seen
-    try:
-        with untouched(model):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for part, training in flags.items():
-            part.training = training

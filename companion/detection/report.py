@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from companion.checks import whole
 from companion.dead_relu import dormancy_score
-from companion.detection.storage import SUMS, read, sum_over_ranks, write
+from companion.detection.storage import ARRAYS, COUNTS, SUMS, read, write
 
 if TYPE_CHECKING:
     import pandas
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["LayerReport", "UnitReport"]
 
 KINDS = ("dead", "always_on", "saturated", "nan")
+HEADS = (
+    "layer", "activation", "units", "dead", "always on", "saturated", "NaN", "active", "samples",
+    "P(active) <=",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +51,30 @@ class LayerReport:
     upper: np.ndarray  #: values on the upper piece; 0 for smooth activations
     total: np.ndarray  #: sum of the outputs
     size: np.ndarray  #: sum of their absolute values
-    square: np.ndarray  #: sum of their squares
+    low: np.ndarray  #: least output of a dead unit; NaN of a living one
+    high: np.ndarray  #: largest output of a dead unit; NaN of a living one
+    made_by: str = ""  #: path of the layer whose rows make the units, if it is known
 
     def __post_init__(self) -> None:
-        for name in SUMS:
-            sums = np.array(getattr(self, name), dtype=float)
-            sums.setflags(write=False)
-            object.__setattr__(self, name, sums)  # the way to set up a frozen dataclass
+        for name in ("name", "activation", "made_by"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be text, not {getattr(self, name)!r}")
+        if not isinstance(self.piecewise, bool):
+            raise TypeError(f"piecewise must be True or False, not {self.piecewise!r}")
+        if whole("n_values", self.n_values) < whole("n_seen", self.n_seen):
+            raise ValueError(f"n_values must be n_seen, {self.n_seen}, or more")
+        for name in ARRAYS:
+            values = _numbers(name, getattr(self, name))
+            if len(values) != np.size(self.active) or not len(values):
+                raise ValueError(
+                    f"{name} must have one number per unit, {np.size(self.active)}, not "
+                    f"{len(values)}"
+                )
+            within = (values >= 0) & (values <= self.n_values) & (values == np.floor(values))
+            if name in COUNTS and not within.all():
+                raise ValueError(f"{name} must be counts from 0 to n_values, {self.n_values}")
+            values.setflags(write=False)
+            object.__setattr__(self, name, values)  # the way to set up a frozen dataclass
 
     def __len__(self) -> int:
         return len(self.active)
@@ -72,11 +95,6 @@ class LayerReport:
         return self.size / self.n_values
 
     @property
-    def rms(self) -> np.ndarray:
-        """Their root mean square."""
-        return np.sqrt(self.square / self.n_values)
-
-    @property
     def score(self) -> np.ndarray:
         """Dormancy score: `mean_abs` over the mean of that over the layer; NaN for a NaN unit.
 
@@ -94,6 +112,11 @@ class LayerReport:
     def dead(self) -> np.ndarray:
         """If the derivative was zero at every value."""
         return (self.active == 0) & ~self.nan
+
+    @property
+    def constant(self) -> np.ndarray:
+        """If the unit is dead and put out the same number at every value."""
+        return self.dead & (self.low == self.high)
 
     @property
     def saturated(self) -> np.ndarray:
@@ -131,17 +154,19 @@ class LayerReport:
         self._check(other)
         with np.errstate(invalid="ignore"):
             sums = {name: getattr(self, name) + getattr(other, name) for name in SUMS}
+        sums["low"] = np.minimum(self.low, other.low)
+        sums["high"] = np.maximum(self.high, other.high)
         n_seen, n_values = self.n_seen + other.n_seen, self.n_values + other.n_values
         return replace(self, n_seen=n_seen, n_values=n_values, **sums)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class UnitReport:
     """What `watch` and `census` return: a `LayerReport` for each call of an activation.
 
-    It prints as a table, and `plot` draws it; ``report[0]`` and ``report["relu"]`` are layers,
-    ``for layer in report`` takes one after the other, and the sum of two reports of the same model
-    is the report of all that was seen by both.
+    It prints as a table, shows as one in a notebook, and `plot` draws it; ``report[0]`` and
+    ``report["relu"]`` are layers, ``for layer in report`` takes one after the other, and the sum of
+    two reports of the same model is the report of all that was seen by both.
 
     Examples
     --------
@@ -155,13 +180,23 @@ class UnitReport:
     (array([False,  True]), array([ True, False]), array([False, False]))
     >>> (one + two)["1"].p_active.round(2), (one + two)["1"].bound
     (array([0.33, 0.67]), 0.02)
+    >>> one.to_dict()["1/dead"]
+    0.5
     """
 
     layers: tuple[LayerReport, ...]  #: in the order in which they were first called
-    unwatched: int = 0  #: calls of functional activations per forward pass that were not watched
+    notes: tuple[str, ...] = ()  #: what was not seen or not counted, and why
     overflowed: bool = False  #: if a parameter or an output of the model was no finite number
+    example: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    """What the model was called with at first, two samples of it: arguments and keywords."""
 
     def __post_init__(self) -> None:
+        for name, kind in (("layers", LayerReport), ("notes", str)):
+            given = getattr(self, name)
+            if not isinstance(given, tuple) or not all(isinstance(part, kind) for part in given):
+                raise TypeError(f"{name} must be a tuple of {kind.__name__}s, not {given!r}")
+        if not self.layers or len({*self.names}) < len(self.layers):
+            raise ValueError("layers must be one at least, and of different names")
         if any(layer.nan.any() for layer in self.layers):
             object.__setattr__(self, "overflowed", True)
 
@@ -181,45 +216,92 @@ class UnitReport:
             if key not in self.names:
                 raise KeyError(f"no layer {key!r}, only {', '.join(map(repr, self.names))}")
             return self.layers[self.names.index(key)]
+        if not isinstance(key, int | np.integer):
+            raise TypeError(f"a layer is asked for by name or number, not {key!r}")
+        if not -len(self) <= key < len(self):
+            raise IndexError(f"no layer {key}, only {len(self)}, counted from 0")
         return self.layers[key]
 
     def __add__(self, other: UnitReport) -> UnitReport:
         if not isinstance(other, UnitReport):
             return NotImplemented
-        for name in self.names:
-            if name not in other.names:
-                raise ValueError(f"reports must be of the same model; one has no layer {name!r}")
-        for name in other.names:
-            if name not in self.names:
-                raise ValueError(f"reports must be of the same model; one has no layer {name!r}")
-        layers = tuple(layer + other[layer.name] for layer in self.layers)
-        unwatched = max(self.unwatched, other.unwatched)
-        return UnitReport(layers, unwatched, self.overflowed or other.overflowed)
+        for name in {*self.names} ^ {*other.names}:
+            raise ValueError(f"reports must be of the same model; one has no layer {name!r}")
+        return UnitReport(
+            tuple(layer + other[layer.name] for layer in self.layers),
+            tuple(dict.fromkeys(self.notes + other.notes)),
+            self.overflowed or other.overflowed,
+            self.example or other.example,
+        )
 
     def __radd__(self, other: Any) -> UnitReport:
         return self if other == 0 else NotImplemented  # so that sum(reports) works
 
-    def __str__(self) -> str:
-        width = max(5, *(len(name) for name in self.names)) if self.layers else 5
-        kind = max(10, *(len(layer.activation) for layer in self.layers)) if self.layers else 10
-        heads = " units   dead  always on  saturated    NaN  active   samples  P(active) <="
-        lines = [f"{'layer':{width}}  {'activation':{kind}} {heads}"]
+    def dead_only(self) -> UnitReport | None:
+        """Return the layers that have dead or NaN units, as a report; None if there are none."""
+        sick = tuple(layer for layer in self.layers if (layer.dead | layer.nan).any())
+        return replace(self, layers=sick) if sick else None
+
+    def to_dict(self) -> dict[str, float]:
+        """Return shares of units as flat numbers, for any logger.
+
+        The keys are "dead", "always_on", "saturated" and "nan" over all units, and "layer/dead" and
+        so on, and "layer/active" (the mean of `p_active`), for each layer.
+        """
+        n_units = sum(map(len, self.layers))
+        found = {
+            kind: sum(int(getattr(layer, kind).sum()) for layer in self.layers) / n_units
+            for kind in KINDS
+        }
         for layer in self.layers:
-            dead, on, flat, nan = (int(getattr(layer, name).sum()) for name in KINDS)
+            found |= {f"{layer.name}/{kind}": float(getattr(layer, kind).mean()) for kind in KINDS}
+            found[f"{layer.name}/active"] = float(np.mean(layer.p_active))
+        return found
+
+    def _rows(self, longest: int) -> tuple[list[tuple[str, ...]], list[str]]:
+        """Cells of the table, the worst layers first if not all fit, and what stands below it."""
+        layers, lines = [*self.layers], []
+        if len(layers) > longest:
+            layers.sort(key=lambda layer: -(layer.dead | layer.nan).mean())  # which is stable
+            rest = len(layers) - longest
+            lines = [f"({rest} more; these are the worst. dead_only() has all with dead units)"]
+        rows = []
+        for layer in layers[:longest]:
             p = layer.p_active[~layer.nan]
-            active = f"{100 * p.mean():5.1f} %" if p.size else "    NaN"
-            lines.append(
-                f"{layer.name:{width}}  {layer.activation:{kind}}  {len(layer):5} {dead:6} "
-                f"{on:10} {flat:10} {nan:6} {active} {layer.n_seen:9,}  {layer.bound:12.2g}"
-            )
-        if self.unwatched:
-            lines.append(
-                f"(not watched: {self.unwatched} functional calls per forward pass; "
-                "functional=True shows them)"
-            )
+            active = f"{100 * p.mean():.1f} %" if p.size else "NaN"
+            kinds = (f"{getattr(layer, kind).sum()}" for kind in KINDS)
+            rows.append((layer.name, layer.activation, f"{len(layer)}", *kinds, active,
+                         f"{layer.n_seen:,}", f"{layer.bound:.2g}"))  # fmt: skip
+        notes = [*self.notes]
+        if len(notes) > 4:
+            notes = [*notes[:3], f"{len(notes) - 3} more notes"]
+        lines += [f"({note})" for note in notes]
         if self.overflowed:
             lines.append("(overflowed: the model is no longer finite; its counts say nothing else)")
-        return "\n".join(lines)
+        return rows, lines
+
+    def __str__(self) -> str:
+        rows, lines = self._rows(30)
+        widths = [max(len(row[i]) for row in (HEADS, *rows)) for i in range(len(HEADS))]
+        table = []
+        for row in (HEADS, *rows):
+            cells = [
+                f"{c:{w}}" if i < 2 else f"{c:>{w}}"
+                for i, (c, w) in enumerate(zip(row, widths, strict=True))
+            ]
+            table.append("  ".join(cells))
+        return "\n".join([*table, *lines])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows, lines = self._rows(30)
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in HEADS)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        )
+        below = "".join(f"<p>{escape(line)}</p>" for line in lines)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{below}"
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the shares of dead, always on, saturated and NaN units over the layers.
@@ -229,8 +311,6 @@ class UnitReport:
         """
         from companion.figures import plot_lines
 
-        if not self.layers:
-            raise ValueError("report has no layer to plot")
         shares = {
             name.replace("_", " "): [100 * getattr(layer, name).mean() for layer in self.layers]
             for name in KINDS
@@ -251,7 +331,7 @@ class UnitReport:
             import pandas
         except ImportError:
             raise ImportError("to_pandas needs pandas: pip install pandas") from None
-        names = ("p_active", "mean", "mean_abs", "rms", "score", *KINDS)
+        names = ("p_active", "mean", "mean_abs", "score", *KINDS)
         frames = []
         for layer in self.layers:
             columns: dict[str, Any] = {"layer": layer.name, "unit": range(len(layer))}
@@ -261,14 +341,18 @@ class UnitReport:
         return pandas.concat(frames).set_index(["layer", "unit"])
 
     def save(self, path: str | Path) -> None:
-        """Write the report to a file, as JSON."""
-        write(path, self.layers, self.unwatched, self.overflowed)
+        """Write the report to a file, as JSON; without the example."""
+        write(path, self.layers, self.notes, self.overflowed)
 
     @classmethod
     def load(cls, path: str | Path) -> UnitReport:
         """Read what `save` wrote; `ValueError` if the file holds anything else."""
-        layers, unwatched, overflowed = read(path)
-        return cls(tuple(LayerReport(**row) for row in layers), unwatched, overflowed)
+        found = read(path)
+        try:
+            layers = tuple(LayerReport(**row) for row in found.pop("layers"))
+            return cls(layers, **found)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no report: {error}") from None
 
     def all_reduce(self, group: Any = None) -> UnitReport:
         """Return the sum of the reports of all ranks; each of them must call it.
@@ -276,5 +360,23 @@ class UnitReport:
         `group` is a process group of `torch.distributed`, by default that of all ranks. Raises
         `ValueError` on every rank if the reports are of different models.
         """
-        rows, overflowed = sum_over_ranks(self.layers, self.overflowed, group)
-        return UnitReport(tuple(LayerReport(**row) for row in rows), self.unwatched, overflowed)
+        from torch import distributed
+
+        if not distributed.is_available() or not distributed.is_initialized():
+            raise RuntimeError("all_reduce needs torch.distributed.init_process_group")
+        reports: list[Any] = [None] * distributed.get_world_size(group)
+        distributed.all_gather_object(reports, replace(self, example=None), group)
+        return replace(sum(reports), example=self.example)
+
+
+def _numbers(name: str, given: Any) -> np.ndarray:
+    """Take a list of real numbers, NaN and infinity among them."""
+    if any(isinstance(value, bool | str) for value in given):
+        raise TypeError(f"{name} must hold numbers, not {given!r}")
+    try:
+        values = np.array(given, dtype=float)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name} must hold numbers: {error}") from None
+    if values.ndim != 1:
+        raise ValueError(f"{name} must be one number per unit, not of shape {values.shape}")
+    return values

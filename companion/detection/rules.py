@@ -1,221 +1,271 @@
-"""How each activation is judged: which values have a derivative, and which piece they lie on."""
+"""How each activation is judged: which values have a derivative, and which piece they lie on.
+
+A rule is a number that is looked at for each value (the pre-activation z, the output h, or the
+derivative itself) and the edges at which the answer changes. To count is then to compare.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from companion.activations import Activation
 
-__all__ = ["FLAT", "ZERO", "Rule", "custom_rule", "module_rule"]
+__all__ = [
+    "FLAT", "FUNCTIONS", "ZERO", "Edges", "Rule", "function_rule", "module_rule", "own_rule",
+]  # fmt: skip
 
 ZERO = 1e-6
 """A smooth activation's derivative of at most this size counts as none."""
+POINT = 1e-4
+"""A gap of this width in which a smooth activation has no derivative is a point, not a flat."""
 FLAT = 0.01
 """A unit whose derivative never exceeds this is saturated."""
 
 
-Counts = dict[str, Tensor]
-"""Ones where the derivative is not zero ("active"), where it is more than `FLAT` in size ("steep",
-by default where it is not zero), and on the upper piece ("upper", by default where it is steep)."""
+@dataclass(frozen=True)
+class Edges:
+    """Where a condition on a number holds: at -inf as `start` says, and changing at each edge."""
+
+    start: bool = False
+    at: tuple[
+        tuple[float, bool], ...
+    ] = ()  #: (level, whether the change comes at the level itself)
+
+
+ALWAYS, NEVER = Edges(True), Edges()
+ABOVE_ZERO = Edges(False, ((0.0, False),))
+
+
+_ROUNDED: dict[tuple[float, torch.dtype], float] = {}
 
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """One activation: for a piecewise linear one its pieces, for a smooth one its function."""
+    """How one activation is judged."""
 
     kind: str  #: such as "relu"
-    count: Callable[[Tensor, Tensor], Counts]  #: from z and h
-    everywhere: tuple[str, ...] = ()  #: what needs no counting because it is so at every value
-    nonnegative: bool = False  #: if |h| is h
+    of: str | Callable[[Tensor], Tensor]  #: what the edges are on: "z", "h", or a function of z
+    active: Edges  #: where the derivative is not zero
+    steep: Edges | None = None  #: where it is more than `FLAT` in size; None: as `active`
+    upper: Edges | None = None  #: the upper piece, if it is piecewise linear; None: as `steep`
     piecewise: bool = False
-    by_output: bool = False  #: if `count` needs h alone, so that working in place does no harm
-    custom: bool = False  #: if it is a user's own, which may work in place without saying so
+    nonnegative: bool = False  #: if |h| is h
+    silent: float | None = None  #: what a dead unit puts out, if that is certain
+    slope: Tensor | None = None  #: below the edge, if it is learned: one number, or one per unit
+
+    def __post_init__(self) -> None:
+        for edges in (self.active, self.steep, self.upper):
+            for level, _ in edges.at if edges is not None and self.of == "h" else ():
+                for dtype in (torch.float32, torch.float16, torch.bfloat16):
+                    if (level, dtype) not in _ROUNDED:
+                        _ROUNDED[level, dtype] = torch.tensor(level, dtype=dtype).item()
+
+    def level(self, level: float, dtype: torch.dtype) -> float:
+        """Give a level the output's precision: clamped at 0.1 in float16 is less than 0.1."""
+        return _ROUNDED.get((level, dtype), level) if self.of == "h" else level
 
 
-def above(t: Tensor, level: float | Tensor) -> Tensor:
-    """One where t is greater, zero elsewhere: comparing and converting costs four times more."""
-    return (t - level).sign_().clamp_(min=0)
+def _between(low: float, high: float) -> Edges:
+    return Edges(False, ((low, False), (high, True)))
 
 
-def wide(t: Tensor) -> Tensor:
-    """Give single precision to what has half: bfloat16 cannot count to 257."""
-    return t.float() if t.dtype in {torch.float16, torch.bfloat16} else t
-
-
-def rounded(level: float, t: Tensor) -> Tensor:
-    """Give a level the precision of t: what is clamped at 0.1 in float16 is less than 0.1."""
-    return torch.full((), level, dtype=t.dtype, device=t.device)
-
-
-def _relu(z: Tensor, h: Tensor) -> Counts:
-    return {"active": h.sign()}
-
-
-def _leaky(slope: float | Tensor, z: Tensor, h: Tensor) -> Counts:
-    upper = z.sign().clamp_(min=0)
+def _leaky(kind: str, slope: Any) -> Rule:
     if isinstance(slope, Tensor):  # PReLU's: on the device, and perhaps one per channel
-        slope = slope.detach().to(z.dtype).abs()
-        slope = slope if slope.numel() == 1 else slope.view(-1, *[1] * (z.ndim - 2))
-        lower = 1 - upper
-        steep = upper + lower * above(slope, rounded(FLAT, slope))
-        active = upper + lower * slope.sign()
-        return {"active": active, "steep": steep, "upper": upper}
-    return {"active" if slope == 0 else "steep" if abs(slope) <= FLAT else "upper": upper}
+        return Rule(kind, "z", ABOVE_ZERO, piecewise=True, slope=slope.detach())
+    active = ALWAYS if slope else ABOVE_ZERO
+    steep = ALWAYS if abs(slope) > FLAT else ABOVE_ZERO
+    return Rule(kind, "z", active, steep, ABOVE_ZERO, piecewise=True)
 
 
-def _between(low: float, high: float, z: Tensor, h: Tensor) -> Counts:
-    return {"active": above(h, rounded(low, h)) * above(-h, rounded(-high, h))}
+def _clamped(kind: str, low: float | None, high: float | None) -> Rule:
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    sure = low if high == math.inf else high if low == -math.inf else None
+    edges = _between(low, high)
+    return Rule(kind, "h", edges, piecewise=True, nonnegative=low >= 0, silent=sure)
 
 
-def _threshold(level: float, z: Tensor, h: Tensor) -> Counts:
-    return {"active": above(wide(z), level)}  # which PyTorch does not round
+def _shrunk(kind: str) -> Rule:
+    not_zero = Edges(True, ((0.0, True), (0.0, False)))
+    return Rule(kind, "h", not_zero, not_zero, ABOVE_ZERO, piecewise=True, silent=0.0)
 
 
-def _shrink(z: Tensor, h: Tensor) -> Counts:
-    return {"active": h.sign().abs_(), "upper": h.sign().clamp_(min=0)}
+def _smooth(kind: str, options: Mapping[str, Any]) -> Rule:
+    if kind in {"sigmoid", "tanh"}:  # by the output, whose rounding decides what gradient passes
+        low, high = (0.0, 1.0) if kind == "sigmoid" else (-1.0, 1.0)
+        zero, flat = _gap(kind, ZERO), _gap(kind, FLAT)
+        active, steep = _between(low + zero, high - zero), _between(low + flat, high - flat)
+        return Rule(kind, "h", active, steep, nonnegative=low == 0)
+    found = _edges(kind, tuple(sorted(options.items())))
+    return Rule(kind, "z", *found, nonnegative=kind == "softplus")
 
 
-def _identity(z: Tensor, h: Tensor) -> Counts:
-    return {}
+def _gap(kind: str, level: float) -> float:
+    """Distance of the output from its bounds at which the derivative is so large."""
+    if kind == "tanh":  # 1 - h²
+        return 1 - math.sqrt(1 - level)
+    return (1 - math.sqrt(1 - 4 * level)) / 2  # h (1 - h)
 
 
-def _smooth(function: Callable[[Tensor], Any], z: Tensor, h: Tensor) -> Counts:
-    """The derivative by autograd: exact, and right for any elementwise function."""
-    if torch.compiler.is_compiling():  # autograd.grad would break the graph
-        pull = torch.func.vjp(function, z)[1]
-        slope = pull(torch.ones_like(z))[0].abs()
-        return {"active": above(slope, ZERO), "steep": above(slope, FLAT)}
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = z.clone().requires_grad_()
-        output = function(leaf)
-        if not isinstance(output, Tensor) or output.shape != z.shape:
-            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(
-                "an activation must act on each number of a tensor, but for an input of shape "
-                f"{tuple(z.shape)} {function!r} returned {got}"
-            )
-        if not output.requires_grad:  # a constant
-            return {"active": torch.zeros_like(z), "steep": torch.zeros_like(z)}
-        (slope,) = torch.autograd.grad(output, leaf, torch.ones_like(output))
-    slope = slope.abs_()
-    return {"active": above(slope, ZERO), "steep": above(slope, FLAT)}
-
-
-def _sigmoid(z: Tensor, h: Tensor) -> Counts:
-    h = wide(h)
-    slope = h - h * h
-    return {"active": above(slope, ZERO), "steep": above(slope, FLAT)}
-
-
-def _tanh(z: Tensor, h: Tensor) -> Counts:
-    h = wide(h)
-    slope = 1 - h * h
-    return {"active": above(slope, ZERO), "steep": above(slope, FLAT)}
-
-
-def relu() -> Rule:
-    """Its output tells: the derivative is one where that is positive, and zero elsewhere."""
-    return Rule("relu", _relu, nonnegative=True, piecewise=True, by_output=True)
-
-
-def leaky(slope: float | Tensor, kind: str = "leaky_relu") -> Rule:
-    """Two pieces, which meet at zero."""
-    everywhere: tuple[str, ...] = ()
-    if not isinstance(slope, Tensor) and slope:
-        everywhere = ("active", "steep") if abs(slope) > FLAT else ("active",)
-    return Rule(kind, partial(_leaky, slope), everywhere, piecewise=True)
-
-
-def hardtanh(low: float, high: float, kind: str = "hardtanh") -> Rule:
-    """One piece between two flat ones."""
-    count = partial(_between, low, high)
-    return Rule(kind, count, nonnegative=low >= 0, piecewise=True, by_output=True)
-
-
-def threshold(level: float) -> Rule:
-    """One piece above a flat one, perhaps with a jump."""
-    return Rule("threshold", partial(_threshold, level), piecewise=True)
-
-
-def shrink(kind: str) -> Rule:
-    """Two pieces with a flat one of zeros between them, as the output tells."""
-    return Rule(kind, _shrink, piecewise=True, by_output=True)
-
-
-def smooth(kind: str, function: Callable[[Tensor], Any], nonnegative: bool = False) -> Rule:
-    """Any other elementwise function."""
-    if kind in {"sigmoid", "tanh"}:
-        count = _sigmoid if kind == "sigmoid" else _tanh
-        return Rule(kind, count, nonnegative=kind == "sigmoid", by_output=True)
-    return Rule(kind, partial(_smooth, function), nonnegative=nonnegative)
-
-
-_SMOOTH: dict[type[nn.Module], Callable[[Any], Callable[[Tensor], Tensor]]] = {
-    nn.ELU: lambda m: partial(functional.elu, alpha=m.alpha),
-    nn.SELU: lambda m: functional.selu,
-    nn.CELU: lambda m: partial(functional.celu, alpha=m.alpha),
-    nn.GELU: lambda m: partial(functional.gelu, approximate=m.approximate),
-    nn.SiLU: lambda m: functional.silu,
-    nn.Mish: lambda m: functional.mish,
-    nn.Softplus: lambda m: partial(functional.softplus, beta=m.beta, threshold=m.threshold),
-    nn.Sigmoid: lambda m: torch.sigmoid,
-    nn.Tanh: lambda m: torch.tanh,
-    nn.Hardswish: lambda m: functional.hardswish,
-    nn.Softsign: lambda m: functional.softsign,
-    nn.LogSigmoid: lambda m: functional.logsigmoid,
-    nn.Tanhshrink: lambda m: functional.tanhshrink,
+FUNCTIONS: dict[str, dict[str, Any]] = {
+    "relu": {},
+    "relu6": {},
+    "leaky_relu": {"negative_slope": 0.01},
+    "rrelu": {"lower": 1 / 8, "upper": 1 / 3},
+    "prelu": {"weight": 0.25},
+    "hardtanh": {"min_val": -1.0, "max_val": 1.0},
+    "hardsigmoid": {},
+    "clamp": {"min": None, "max": None},
+    "threshold": {"threshold": 0.0, "value": 0.0},
+    "hardshrink": {"lambd": 0.5},
+    "softshrink": {"lambd": 0.5},
+    "sigmoid": {},
+    "tanh": {},
+    "elu": {"alpha": 1.0},
+    "selu": {},
+    "celu": {"alpha": 1.0},
+    "gelu": {"approximate": "none"},
+    "silu": {},
+    "mish": {},
+    "softplus": {"beta": 1.0, "threshold": 20.0},
+    "hardswish": {},
+    "softsign": {},
+    "logsigmoid": {},
+    "tanhshrink": {},
 }
-_PIECEWISE: dict[type[nn.Module], Callable[[Any], Rule]] = {
-    nn.ReLU: lambda m: relu(),
-    nn.ReLU6: lambda m: hardtanh(0.0, 6.0, "relu6"),
-    nn.Hardtanh: lambda m: hardtanh(m.min_val, m.max_val),
-    nn.Hardsigmoid: lambda m: hardtanh(0.0, 1.0, "hardsigmoid"),
-    nn.LeakyReLU: lambda m: leaky(m.negative_slope),
-    nn.PReLU: lambda m: leaky(m.weight, "prelu"),
-    nn.RReLU: lambda m: leaky(max(m.lower, m.upper, key=abs), "rrelu"),
-    nn.Threshold: lambda m: threshold(m.threshold),
-    nn.Hardshrink: lambda m: shrink("hardshrink"),
-    nn.Softshrink: lambda m: shrink("softshrink"),
-}
+"""By the name of a function of PyTorch, its arguments behind the input, and their defaults."""
+
+_MODULES: dict[type[nn.Module], str] = {
+    getattr(nn, name): name.lower()
+    for name in (
+        "ReLU", "ReLU6", "RReLU", "PReLU", "Hardtanh", "Hardsigmoid", "Threshold", "Hardshrink",
+        "Softshrink", "Sigmoid", "Tanh", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Softplus",
+        "Hardswish", "Softsign", "LogSigmoid", "Tanhshrink",
+    )
+} | {nn.LeakyReLU: "leaky_relu"}  # fmt: skip
+
+
+def function_rule(name: str, args: tuple[Any, ...] = (), options: Mapping[str, Any] = {}) -> Rule:
+    """Return the rule of a call of one of `FUNCTIONS`, from its arguments behind the input."""
+    known = FUNCTIONS[name]
+    given = known | dict(zip(known, args, strict=False))
+    given |= {key: value for key, value in options.items() if key in known}
+    if name == "relu":
+        return Rule("relu", "h", ABOVE_ZERO, piecewise=True, nonnegative=True, silent=0.0)
+    if name in {"leaky_relu", "prelu"}:
+        return _leaky(name, *given.values())
+    if name == "rrelu":
+        return _leaky(name, max(given.values(), key=abs))
+    if name in {"relu6", "hardsigmoid"}:
+        return _clamped(name, 0.0, 6.0 if name == "relu6" else 1.0)
+    if name in {"hardtanh", "clamp"}:
+        return _clamped(name, *given.values())
+    if name == "threshold":  # which PyTorch does not round to the precision of z
+        level, value = given.values()
+        above = Edges(False, ((level, False),))
+        return Rule(name, "z", above, piecewise=True, silent=value)
+    if name in {"hardshrink", "softshrink"}:
+        return _shrunk(name)
+    return _smooth(name, given)
 
 
 def module_rule(module: nn.Module) -> Rule | None:
     """Return the rule of one of PyTorch's activations, or of the book's; None of another module."""
     known = getattr(module, "activation", None)
     if isinstance(known, Activation) and callable(getattr(module, "function", None)):
-        return _of_the_book(known, module.function)  # type: ignore[arg-type]
+        return _of_the_book(module, known)
     for cls in type(module).__mro__:
-        if cls in _PIECEWISE or cls in _SMOOTH:
+        if cls in _MODULES:
             if type(module).forward is not cls.forward:
-                return custom_rule(module)
-            if cls in _PIECEWISE:
-                return _PIECEWISE[cls](module)
-            kind = cls.__name__.lower()
-            return smooth(kind, _SMOOTH[cls](module), cls in {nn.Sigmoid, nn.Softplus})
+                return own_rule(type(module).__name__.lower(), module.forward)
+            options = {key: getattr(module, key, None) for key in FUNCTIONS[_MODULES[cls]]}
+            return function_rule(_MODULES[cls], options=options)
     return None
 
 
-def custom_rule(module: nn.Module) -> Rule:
-    """Judge an activation of a user's own by its derivative."""
-    count = partial(_smooth, lambda z: module.forward(z.clone()))
-    return Rule(type(module).__name__.lower(), count, custom=True)
+def own_rule(kind: str, function: Callable[[Tensor], Any]) -> Rule:
+    """Judge any other elementwise function by its derivative."""
+    slope = _slope_of(function)
+    active, steep = (Edges(False, ((level, False),)) for level in (ZERO, FLAT))
+    return Rule(kind, slope, active, steep)
 
 
-def _of_the_book(known: Activation, function: Callable[[Tensor], Tensor]) -> Rule:
-    name, options = known.name, known.parameters
-    if name == "relu":
-        return relu()
-    if name in {"leaky_relu", "prelu"}:
-        return leaky(options.get("negative_slope", options.get("slope", 0.0)), name)
-    if name == "hardtanh":
-        return hardtanh(-1.0, 1.0)
+def _of_the_book(module: Any, known: Activation) -> Rule:
+    name, options = known.name, known.parameters | module.options
     if name == "identity":
-        return Rule("identity", _identity, ("active", "steep"), piecewise=True, by_output=True)
-    return smooth(name, function, name in {"sigmoid", "softplus"})
+        return Rule(name, "h", ALWAYS, piecewise=True)
+    if name == "prelu":
+        return _leaky(name, getattr(module, "slope", options["slope"]))
+    if name in FUNCTIONS and options.keys() <= FUNCTIONS[name].keys():
+        return function_rule(name, options=options)
+    return own_rule(name, module.forward)
+
+
+def _slope_of(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
+    """Return the size of a function's derivative, by autograd: right for anything elementwise."""
+
+    def slope(z: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # autograd.grad would break the graph
+            return torch.func.vjp(function, z)[1](torch.ones_like(z))[0].abs()
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = z.clone().requires_grad_()
+            output = function(leaf.clone())  # which may work in place
+            if not isinstance(output, Tensor) or output.shape != z.shape:
+                got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise ValueError(
+                    "an activation must act on each number of a tensor, but for an input of shape "
+                    f"{tuple(z.shape)} {function!r} returned {got}"
+                )
+            if not output.requires_grad:  # a constant
+                return torch.zeros_like(z)
+            ones = torch.ones_like(output)
+            (found,) = torch.autograd.grad(output, leaf, ones, materialize_grads=True)
+        return found.abs_()
+
+    return slope
+
+
+@cache
+def _edges(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Edges, Edges]:
+    """Find where a smooth activation's derivative is more than `ZERO`, and than `FLAT`, in size."""
+    function = getattr(functional, name)
+    slope = _slope_of(lambda z: function(z, **dict(options)))
+
+    def size(z: np.ndarray) -> np.ndarray:
+        with torch._C.DisableTorchFunction():  # nobody watches this
+            return np.asarray(slope(torch.from_numpy(z)))
+
+    found = []
+    for level in (ZERO, FLAT):
+        z = np.sinh(np.linspace(-12, 12, 100_001))  # close together near 0, and far out as well
+        least = np.flatnonzero((size(z)[1:-1] < size(z)[:-2]) & (size(z)[1:-1] <= size(z)[2:])) + 1
+        z = np.sort(np.append(z, _minima(size, z[least - 1], z[least + 1])))  # f' is 0 at some
+        holds = size(z) > level
+        change = np.flatnonzero(holds[1:] != holds[:-1])
+        low, high = z[change], z[change + 1]
+        for _ in range(80):
+            middle = (low + high) / 2
+            same = (size(middle) > level) == holds[change]
+            low, high = np.where(same, middle, low), np.where(same, high, middle)
+        if level == ZERO:  # the point at which f' changes its sign is passed over: it is not flat
+            gaps = np.flatnonzero(~holds[change[1:]] & (np.diff(low) < POINT)) + 1
+            low = np.delete(low, np.union1d(gaps, gaps - 1))
+        found.append(Edges(bool(holds[0]), tuple((float(edge), False) for edge in low)))
+    return found[0], found[1]
+
+
+def _minima(size: Callable[..., np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Find the minima between these ends, by thirds."""
+    for _ in range(80):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        smaller = size(left) < size(right)
+        low, high = np.where(smaller, low, left), np.where(smaller, right, high)
+    return (low + high) / 2

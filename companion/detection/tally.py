@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from companion.detection.report import LayerReport
-from companion.detection.rules import Rule, wide
+from companion.detection.rules import FLAT, Edges, Rule
 
-__all__ = ["Mixed", "Tally", "mixes"]
+__all__ = ["Layout", "Tally"]
 
 CHUNK = 2**17
 """On a CPU, more values than this are summed in parts: what fits the cache needs no new memory."""
@@ -20,143 +19,211 @@ CHUNK = 2**17
 EXACT = 2**24
 """Single precision counts up to here."""
 
-PerUnit = Callable[[Tensor], Tensor]
 
-_CHANNELS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-_FEATURES = (nn.Linear, nn.Bilinear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
+@dataclass(frozen=True)
+class Layout:
+    """Where the units and the samples are in a tensor."""
 
-Mixed = tuple[bool, int, bool]
-"""Of the output of what mixed units last: if they are on axis 1; its axes; if it had samples."""
-
-
-def mixes(module: nn.Module) -> bool:
-    """Tell if a module's output shows on which axis the units are."""
-    return isinstance(module, _CHANNELS + _FEATURES)
-
-
-def mixed(module: nn.Module, output: Any) -> Mixed | None:
-    """Tell it of a module that `mixes`."""
-    if not isinstance(output, Tensor):
-        return None
-    channels, ndim = isinstance(module, _CHANNELS), output.ndim
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return channels, ndim, ndim == module.weight.ndim
-    return channels, ndim, ndim > 1
-
-
-def arrange(t: Tensor, last: Mixed | None, axis: int | None) -> tuple[Tensor, int]:
-    """Return a view with the samples on axis 0, and the axis of the units.
-
-    One axis holds samples of one unit, unless there are no samples. Of two, and of three (a
-    sequence), the last holds the units, and of more (images) axis 1; but what ran last decides
-    where it can be either.
-    """
-    if axis is not None:
-        if not -t.ndim < axis < t.ndim or axis % t.ndim == 0:
-            raise ValueError(f"axis must be one of a tensor of {t.ndim} but the first, not {axis}")
-        return t, axis % t.ndim
-    channels, ndim, samples = last or (t.ndim > 3, t.ndim, True)
-    if t.ndim < 2:
-        return (t[None], 1) if t.ndim and not samples and ndim == 1 else (t.reshape(-1, 1), 1)
-    if not samples and ndim == t.ndim:
-        return t[None], 1 if channels else t.ndim
-    if t.ndim == 3:
-        channels = channels and ndim == 3
-    return t, 1 if channels else t.ndim - 1
-
-
-def _sums(h: Tensor, axis: int, n_values: int) -> tuple[PerUnit, PerUnit]:
-    """Return the fastest ways to sum tensors of this shape per unit, and their squares."""
-    if n_values > EXACT and h.device.type != "mps":
-        dims = [d for d in range(h.ndim) if d != axis]
-        return (
-            lambda t: t.sum(dims, dtype=torch.float64),
-            lambda t: (t * t).sum(dims, dtype=torch.float64),
-        )
-    if h.ndim == 2:
-        return lambda t: t.sum(0), lambda t: (t * t).sum(0)
-    if axis == 1 and h.is_contiguous():  # a norm needs no memory for the squares
-        return (
-            lambda t: t.flatten(2).sum(2).sum(0),
-            lambda t: torch.linalg.vector_norm(t.flatten(2), dim=2).square_().sum(0),
-        )
-    dims = [d for d in range(h.ndim) if d != axis]
-    return lambda t: t.sum(dims), lambda t: (t * t).sum(dims)
+    units: tuple[int, ...]  #: axes along which units differ; none: all values are of one unit
+    batch: int | None  #: axis of the samples; None: there is one, or they share an axis
+    n: int  #: samples
 
 
 class Tally:
     """What is summed for one activation, or one of its calls."""
 
-    def __init__(self, name: str, rule: Rule, axis: int | None = None) -> None:
-        self.name = name
-        self.rule = rule
-        self.axis = axis
-        self.n_seen = self.n_values = 0
-        self.names: list[str] = []
-        self.sums: Tensor | None = None  # one row per name
+    def __init__(self, name: str, rule: Rule, made_by: str = "") -> None:
+        self.name, self.rule, self.made_by = name, rule, made_by
+        self.n_units = self.n_seen = self.n_values = 0
+        self.sums: dict[str, Tensor] = {}
         self.counts: Tensor | None = None  # n_seen and n_values of compiled passes
 
-    def add(self, z: Tensor, h: Tensor, last: Mixed | None, samples: int | None) -> None:
-        """Add one call: pre-activation and output, of one shape."""
-        h, axis = arrange(h.detach(), last, self.axis)
-        z = h if self.rule.by_output else arrange(z.detach(), last, self.axis)[0]
-        if samples is not None:
-            z, h = z[:samples], h[:samples]
-        numel = h.numel()
-        if not numel:
-            return
-        if numel > CHUNK and h.is_cpu and not torch.compiler.is_compiling():
-            n = max(1, CHUNK // h[0].numel())
-            for before, after in zip(z.split(n), h.split(n), strict=True):
-                self._add(before, after, axis)
-        else:
-            self._add(z, h, axis)
+    def add(
+        self,
+        z: Tensor,
+        h: Tensor,
+        layout: Layout,
+        *,
+        samples: int | None = None,
+        mask: Tensor | None = None,
+        gate: Tensor | None = None,
+    ) -> None:
+        """Add one call: pre-activation and output, of one shape, and where the units are in them.
 
-    def _add(self, z: Tensor, h: Tensor, axis: int) -> None:
-        n, n_units, rule = len(h), h.shape[axis], self.rule
+        `mask` tells the positions that count, `gate` (0 or 1, on the device) whether the call does.
+        Raises `ValueError` if there are not as many units as before.
+        """
+        z, h, units, n = z.detach(), h.detach(), layout.units, layout.n
+        if callable(self.rule.of):  # what it holds may fit this shape alone
+            z = self.rule.of(z)
+        if samples is not None and layout.batch is not None:
+            z, h = (t.narrow(layout.batch, 0, min(samples, n)) for t in (z, h))
+            n = min(samples, n)
+        rest = [axis for axis in range(h.ndim) if axis not in units]
+        if mask is not None and mask.numel() == h.numel() // max(1, _size(h, units)):
+            z, h = (t.permute(*rest, *units).flatten(0, len(rest) - 1) for t in (z, h))
+            z, h = z[mask.flatten()], h[mask.flatten()]
+            n, units, rest = int(mask.flatten(1).any(1).sum()), tuple(range(1, h.ndim)), [0]
+        n_units = _size(h, units)
+        if self.n_units not in (0, n_units):
+            raise ValueError(f"had {self.n_units} units and now has {n_units}")
+        if not h.numel():
+            return
+        self.n_units = n_units
+        if h.numel() > CHUNK and h.is_cpu and rest and not torch.compiler.is_compiling():
+            long = max(rest, key=lambda axis: h.shape[axis])
+            step = max(1, CHUNK * h.shape[long] // h.numel())
+            for part in zip(z.split(step, long), h.split(step, long), strict=True):
+                self._add(*part, units, gate)
+        else:
+            self._add(z, h, units, gate)
         n_values = h.numel() // n_units
-        counts = rule.count(z, h)  # in the model's own precision, which rounds the ends of pieces
-        h = wide(h)
-        per_unit, squares = _sums(h, axis, n_values)
-        found = {name: per_unit(wide(ones)) for name, ones in counts.items()}
-        found["total"] = per_unit(h)
-        found["square"] = squares(h)
+        self._count(min(n, n_values), n_values, gate, h)
+
+    def _add(self, z: Tensor, h: Tensor, units: tuple[int, ...], gate: Tensor | None) -> None:
+        rule, n_values = self.rule, h.numel() // self.n_units
+        if units == (h.ndim - 1,) and h.ndim > 2 and h.is_contiguous():  # a table sums fastest
+            z, h, units = z.flatten(0, -2), h.flatten(0, -2), (1,)
+        dims = [axis for axis in range(h.ndim) if axis not in units]
+        on = h if rule.of == "h" else z
+        own = on.dtype
+        on, h = _wide(on), _wide(h)
+        found = {"active": self._count_where(rule.active, on, own, dims, n_values)}
+        for name, edges in (("steep", rule.steep), ("upper", rule.upper)):
+            if edges is not None:
+                found[name] = self._count_where(edges, on, own, dims, n_values)
+        if rule.slope is not None:
+            upper = found["upper"] = found["active"]
+            size = rule.slope.abs()
+            flat = torch.full_like(size, FLAT)  # rounded as the slope is
+            found["active"] = upper + (n_values - upper) * (size != 0)
+            found["steep"] = upper + (n_values - upper) * (size > flat)
+        found["total"] = _sum(h, dims)
         if not rule.nonnegative:
-            found["size"] = per_unit(h.abs())
-        if self.sums is None:
-            self._allocate(h, n_units, list(found))
-        assert self.sums is not None
-        if self.sums.shape[1] != n_units:
-            raise ValueError(
-                f"{self.name!r} had {self.sums.shape[1]} units and now has {n_units}, on axis "
-                f"{axis} of an output of shape {tuple(h.shape)}; axis= chooses another"
-            )
-        self.sums.add_(torch.stack(tuple(found.values())))
+            found["size"] = _sum(h.abs(), dims)
+        for name, part in found.items():
+            part = part.flatten() if gate is None else part.flatten() * gate
+            if name not in self.sums:
+                self.sums[name] = _new(part)
+            self.sums[name].add_(part)
+        if rule.silent is None and self._some_dead(h):
+            self._widen("low", -_least(h, dims), gate)
+            self._widen("high", _most(h, dims), gate)
+
+    def _some_dead(self, h: Tensor) -> bool:
+        """Tell whether a unit has been dead so far: its outputs are worth a look, or the asking."""
+        if torch.compiler.is_compiling() or not h.is_cpu:
+            return True
+        return bool((self.sums["active"] == 0).any())
+
+    def _widen(self, name: str, end: Tensor, gate: Tensor | None) -> None:
+        end = end.flatten() if gate is None else end.flatten().where(gate > 0, -torch.inf)
+        if name not in self.sums:
+            self.sums[name] = _new(end).sub_(torch.inf)
+        torch.maximum(self.sums[name], end, out=self.sums[name])
+
+    def _count_where(
+        self, edges: Edges, t: Tensor, dtype: torch.dtype, dims: list[int], n_values: int
+    ) -> Tensor:
+        """Count, for each unit, the values at which a condition holds."""
+        shape = [n for axis, n in enumerate(t.shape) if axis not in dims]
+        count = t.new_full(shape, float(n_values)) if edges.start else None
+        sign = -1 if edges.start else 1
+        low, high = self._ends(t, edges)
+        for level, closed in edges.at:
+            level = self.rule.level(level, dtype)
+            if level < low:  # all are beyond
+                count = t.new_full(shape, float(n_values)) if sign > 0 else None
+            elif level <= high:
+                beyond = _sum(_beyond(t, level, closed), dims)
+                count = sign * beyond if count is None else count.add_(beyond, alpha=sign)
+            sign = -sign
+        return t.new_zeros(shape) if count is None else count
+
+    def _ends(self, t: Tensor, edges: Edges) -> tuple[float, float]:
+        """Find between which levels to compare: on a CPU it saves some of several."""
+        if len(edges.at) < 2 or not t.is_cpu or torch.compiler.is_compiling():
+            return -float("inf"), float("inf")
+        low, high = float(t.amin()), float(t.amax())
+        return (low, high) if low <= high else (-float("inf"), float("inf"))  # NaN
+
+    def _count(self, n: int, n_values: int, gate: Tensor | None, like: Tensor) -> None:
         if torch.compiler.is_compiling():  # where a number that changes would compile again
-            assert self.counts is not None
-            self.counts[0].add_(n)
-            self.counts[1].add_(n_values)
+            if self.counts is None:
+                self.counts = _new(like.new_zeros(2))
+            self.counts[0].add_(n if gate is None else n * gate)
+            self.counts[1].add_(n_values if gate is None else n_values * gate)
         else:
             self.n_seen += n
             self.n_values += n_values
 
-    def _allocate(self, h: Tensor, n_units: int, names: list[str]) -> None:
-        self.names = names
-        dtype = torch.float32 if h.device.type == "mps" else torch.float64
-        with torch.inference_mode(False):
-            self.sums = torch.zeros(len(names), n_units, dtype=dtype, device=h.device)
-            self.counts = torch.zeros(2, dtype=dtype, device=h.device)
-
     def report(self) -> LayerReport | None:
         """Fetch the sums: only here does the CPU wait for the device."""
-        if self.sums is None or self.counts is None:
+        n_seen, n_values = self.n_seen, self.n_values
+        if self.counts is not None:
+            more_seen, more_values = (int(n) for n in self.counts.tolist())
+            n_seen, n_values = n_seen + more_seen, n_values + more_values
+        if not n_seen:
             return None
-        n_seen, n_values = (int(n) for n in self.counts.tolist())
-        n_seen, n_values = n_seen + self.n_seen, n_values + self.n_values
-        found = dict(zip(self.names, self.sums.cpu().double().numpy().copy(), strict=True))
-        rule, n_units = self.rule, self.sums.shape[1]
-        found |= {name: np.full(n_units, float(n_values)) for name in rule.everywhere}
+        rule = self.rule
+        found = {name: t.cpu().double().numpy().copy() for name, t in self.sums.items()}
         found.setdefault("steep", found["active"])  # what a rule leaves out is the same as another
-        found.setdefault("upper", found["steep"] if rule.piecewise else np.zeros(n_units))
+        found.setdefault("upper", found["steep"] if rule.piecewise else np.zeros(self.n_units))
         found.setdefault("size", found["total"])
-        return LayerReport(self.name, rule.kind, n_seen, n_values, rule.piecewise, **found)
+        living = found["active"] > 0
+        if rule.silent is not None:
+            found["low"] = found["high"] = np.full(self.n_units, rule.silent)
+        elif "low" in found:
+            found["low"] = -found["low"]
+        else:
+            found["low"] = found["high"] = np.full(self.n_units, np.nan)
+        for name in ("low", "high"):
+            found[name] = np.where(living, np.nan, found[name])
+        return LayerReport(
+            self.name, rule.kind, n_seen, n_values, rule.piecewise, **found, made_by=self.made_by
+        )
+
+
+def _size(t: Tensor, axes: tuple[int, ...]) -> int:
+    size = 1
+    for axis in axes:
+        size *= t.shape[axis]
+    return size
+
+
+def _wide(t: Tensor) -> Tensor:
+    """Give single precision to what has half: bfloat16 cannot count to 257."""
+    return t.float() if t.dtype in {torch.float16, torch.bfloat16} else t
+
+
+def _beyond(t: Tensor, level: float, closed: bool) -> Tensor:
+    """One where t is greater, zero elsewhere, in t's own precision."""
+    if torch.compiler.is_compiling():
+        return ((t >= level) if closed else (t > level)).to(t.dtype)
+    return (torch.ge if closed else torch.gt)(t, level, out=torch.empty_like(t))
+
+
+def _sum(t: Tensor, dims: list[int]) -> Tensor:
+    """Sum over these axes, the fastest way for images, and exactly where there are many values."""
+    if not dims:
+        return t
+    if t.numel() > EXACT and t.device.type != "mps":
+        return t.sum(dims, dtype=torch.float64)
+    if t.ndim > 2 and dims == [0, *range(2, t.ndim)] and t.is_contiguous():
+        return t.flatten(2).sum(2).sum(0)
+    return t.sum(dims)
+
+
+def _least(t: Tensor, dims: list[int]) -> Tensor:
+    return t.amin(dims) if dims else t
+
+
+def _most(t: Tensor, dims: list[int]) -> Tensor:
+    return t.amax(dims) if dims else t
+
+
+def _new(like: Tensor) -> Tensor:
+    """Make sums of zero, in double precision where the device has it."""
+    dtype = torch.float32 if like.device.type == "mps" else torch.float64
+    with torch.inference_mode(False):
+        return torch.zeros_like(like, dtype=dtype)

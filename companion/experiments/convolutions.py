@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
+from companion.checks import Seed, choice, generator, real, whole
 from companion.experiments.layers import Elementwise
-from companion.experiments.models import Activation, Init, draw_weight, mlp
+from companion.experiments.models import Activation, Init, fill, mlp
 
 __all__ = ["POOLS", "cnn"]
 
@@ -29,7 +29,7 @@ POOLS: dict[str | None, type[nn.Module] | None] = {
 def cnn(
     n_in: int,
     n_out: int,
-    rng: np.random.Generator,
+    rng: Seed = None,
     *,
     channels: Sequence[int] = (16, 32),
     activation: Activation = "relu",
@@ -46,8 +46,8 @@ def cnn(
     ----------
     n_in, n_out : int
         Number of pixels of a square image of one channel, which comes flat; number of outputs.
-    rng : numpy.random.Generator
-        Draws the weights, layer by layer.
+    rng : numpy.random.Generator or int, optional
+        Draws the weights, layer by layer; a seed, or None for a fresh generator.
     channels : sequence of int, default (16, 32)
         Channels of each convolution.
     activation : str or callable, default "relu"
@@ -76,24 +76,40 @@ def cnn(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a name is unknown, a number out of its range, `n_in` is no square, the image cannot be
         halved once for each block, or a callable returns weights that do not fit.
 
     Examples
     --------
-    >>> net = cnn(64, 10, np.random.default_rng(0), channels=(8,))
+    >>> net = cnn(64, 10, rng=0, channels=(8,))
     >>> [type(module).__name__ for module in net]
     ['Unflatten', 'Conv2d', 'Elementwise', 'MaxPool2d', 'Flatten', 'Linear']
     >>> net(torch.zeros(5, 64, dtype=torch.float64)).shape
     torch.Size([5, 10])
     """
-    side = _check(n_in, channels, kernel_size, pool, bias)
+    rng, bias = generator("rng", rng), real("bias", bias)
+    side = math.isqrt(whole("n_in", n_in))
+    if side**2 != n_in:
+        raise ValueError(f"n_in must be the square of a whole number, not {n_in}")
+    if whole("kernel_size", kernel_size) % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, not {kernel_size}")
+    halve = POOLS[choice("pool", pool, POOLS)]
+    if halve is not None and side % 2 ** len(channels):
+        raise ValueError(
+            f"channels must be fewer where pool is {pool!r}: an image of {side} by {side} pixels "
+            f"cannot be halved {len(channels)} times"
+        )
     layers: list[nn.Module] = [nn.Unflatten(1, (1, side, side))]
-    channels_in, halve = 1, POOLS[pool]
+    channels_in = 1
     for width in channels:
-        shape = width, channels_in, kernel_size, kernel_size
-        layers.append(_convolution(shape, rng, init, bias, not batch_norm, padding_mode))
+        layer = nn.utils.skip_init(
+            nn.Conv2d, channels_in, whole("channels", width), kernel_size,
+            padding=kernel_size // 2, padding_mode=padding_mode, bias=not batch_norm,
+            dtype=torch.float64,
+        )  # fmt: skip
+        fill(layer, rng, init, bias)
+        layers.append(layer)
         layers += [nn.BatchNorm2d(width, dtype=torch.float64)] if batch_norm else []
         layers.append(activation() if callable(activation) else Elementwise(activation))
         if halve is not None:
@@ -102,51 +118,3 @@ def cnn(
         channels_in = width
     output = mlp(channels_in * side**2, n_out, rng, widths=(), init=init)
     return nn.Sequential(*layers, nn.Flatten(1), *output)
-
-
-def _check(
-    n_in: int, channels: Sequence[int], kernel_size: int, pool: str | None, bias: float
-) -> int:
-    """Return the side of the image."""
-    side = math.isqrt(max(n_in, 0))
-    if n_in < 1 or side**2 != n_in:
-        raise ValueError(f"n_in must be the square of a whole number, not {n_in!r}")
-    if pool not in POOLS:
-        raise ValueError(f"pool must be one of {list(POOLS)}, not {pool!r}")
-    if not channels or min(channels) < 1:
-        raise ValueError(f"channels must be one positive number at least, not {channels!r}")
-    if pool is not None and side % 2 ** len(channels):
-        raise ValueError(
-            f"channels must be fewer where pool is {pool!r}: an image of {side} by {side} pixels "
-            f"cannot be halved {len(channels)} times"
-        )
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd and positive, not {kernel_size!r}")
-    if not math.isfinite(bias):
-        raise ValueError(f"bias must be finite, not {bias!r}")
-    return side
-
-
-def _convolution(
-    shape: tuple[int, int, int, int],
-    rng: np.random.Generator,
-    init: Init,
-    bias: float,
-    biased: bool,
-    padding_mode: str,
-) -> nn.Conv2d:
-    """Make a convolution that keeps the image's size, with weights from the generator."""
-    width, channels_in, kernel_size, _ = shape
-    weight, end = draw_weight(shape, rng, init)
-    offset = np.full(width, float(bias))
-    if biased and init == "pytorch" and not bias:
-        offset = rng.uniform(-end, end, width)
-    layer = nn.utils.skip_init(
-        nn.Conv2d, channels_in, width, kernel_size, padding=kernel_size // 2,
-        padding_mode=padding_mode, bias=biased, dtype=torch.float64,
-    )  # fmt: skip
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weight))
-        if biased:
-            layer.bias.copy_(torch.from_numpy(offset))
-    return layer

@@ -1,4 +1,4 @@
-"""Data for the experiments: digits that need no download, synthetic sets, Fashion-MNIST on request.
+"""Data for the experiments: digits that need no download, and synthetic sets.
 
 Every set is a `Data`: inputs and labels, a training and a test part, split once and for all.
 
@@ -7,14 +7,14 @@ Used in the chapters that train networks, by way of `companion.experiments`.
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
+from companion.checks import choice, real, whole
 from companion.devices import generator
 
-__all__ = ["Data", "digits", "fashion_mnist", "gaussian_noise", "xor"]
+__all__ = ["Data", "digits", "gaussian_noise", "xor"]
 
 
 class Data(NamedTuple):
@@ -42,74 +42,28 @@ def digits(form: str = "centred", *, n_train: int = 1297, label_noise: float = 0
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If an argument is out of its range.
     """
     from sklearn.datasets import load_digits
 
-    if not 0 < n_train <= 1297:
-        raise ValueError(f"n_train must be from 1 to 1297, not {n_train!r}")
-    if not 0 <= label_noise <= 1:
-        raise ValueError(f"label_noise must be from 0 to 1, not {label_noise!r}")
+    if whole("n_train", n_train) > 1297:
+        raise ValueError(f"n_train must be at most 1297, not {n_train}")
+    label_noise = real("label_noise", label_noise, 0, 1)
+    choice("form", form, ("centred", "uncentred", "raw"))
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(pixels))  # the split is part of the data
-    x, y = _scaled(pixels[order] / 16, 1297, form), labels[order].astype(np.int64)
+    x, y = pixels[order] / 16, labels[order].astype(np.int64)
+    if form != "raw":
+        mean = x[:1297].mean(axis=0)
+        scale = np.sqrt(((x[:1297] - mean) ** 2).mean())
+        x = (x - mean) / scale if form == "centred" else x / scale
     y_train = y[:1297].copy()
     if label_noise:
         rng = generator(0)
         noisy = rng.random(1297) < label_noise
         y_train[noisy] = rng.integers(10, size=noisy.sum())
     return Data(x[:n_train], y_train[:n_train], x[1297:], y[1297:])
-
-
-def fashion_mnist(form: str = "centred", *, data_home: str | None = None) -> Data:
-    """Fetch Fashion-MNIST from OpenML, 70 000 pictures of clothes, 28 × 28 pixels, ten classes.
-
-    The only set that has to be downloaded (30 MB, once); scikit-learn keeps a copy.
-
-    Parameters
-    ----------
-    form : {"centred", "uncentred", "raw"}, default "centred"
-        As for `digits`.
-    data_home : str, optional
-        Folder of scikit-learn's copies; by default its own choice, ``~/scikit_learn_data``.
-
-    Returns
-    -------
-    Data
-        60 000 training and 10 000 test examples, in the order of the set's authors.
-
-    Raises
-    ------
-    ConnectionError
-        If there is no copy and the network does not answer.
-    ValueError
-        If `form` is unknown or what was fetched is no Fashion-MNIST.
-
-    Notes
-    -----
-    Source: Xiao, Rasul & Vollgraf 2017; OpenML data set 40996.
-    """
-    from sklearn.datasets import fetch_openml
-
-    _check(form)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of every try that failed
-            pixels, labels = fetch_openml(
-                data_id=40996, return_X_y=True, as_frame=False, parser="liac-arff",
-                data_home=data_home, n_retries=1, delay=0.01,
-            )  # fmt: skip
-    except OSError as error:  # what urllib raises without a network
-        raise ConnectionError(
-            "fashion_mnist() fetches 30 MB from openml.org once and could not reach it: "
-            f"{error}. Run it where there is a network, or use digits(), which is always there."
-        ) from error
-    if pixels.shape[1] != 784:
-        raise ValueError(f"data_home must hold pictures of 784 pixels, not {pixels.shape[1]}")
-    n = 6 * len(pixels) // 7
-    x, y = _scaled(pixels / 255, n, form), labels.astype(np.int64)
-    return Data(x[:n], y[:n], x[n:], y[n:])
 
 
 def xor() -> Data:
@@ -135,26 +89,10 @@ def gaussian_noise(n: int, n_features: int, n_classes: int = 10, *, seed: int = 
 
     Raises
     ------
-    ValueError
-        If a number is not positive.
+    TypeError, ValueError
+        If a number is not whole or not positive.
     """
-    for name, number in {"n": n, "n_features": n_features, "n_classes": n_classes}.items():
-        if number < 1:
-            raise ValueError(f"{name} must be positive, not {number!r}")
-    rng = generator(seed)
-    x = rng.normal(size=(2 * n, n_features))
-    y = rng.integers(n_classes, size=2 * n)
+    n, rng = whole("n", n), generator(seed)
+    x = rng.normal(size=(2 * n, whole("n_features", n_features)))
+    y = rng.integers(whole("n_classes", n_classes), size=2 * n)
     return Data(x[:n], y[:n], x[n:], y[n:])
-
-
-def _scaled(x: np.ndarray, n_train: int, form: str) -> np.ndarray:
-    """Bring raw inputs, from 0 to 1, into a form; only the first `n_train` set mean and scale."""
-    _check(form)
-    mean = x[:n_train].mean(axis=0)
-    scale = 1.0 if form == "raw" else np.sqrt(((x[:n_train] - mean) ** 2).mean())
-    return (x - (mean if form == "centred" else 0.0)) / scale
-
-
-def _check(form: str) -> None:
-    if form not in ("centred", "uncentred", "raw"):
-        raise ValueError(f"form must be 'centred', 'uncentred' or 'raw', not {form!r}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, prelu
 
 from companion.activations import activation as find_activation
+from companion.checks import Seed, generator, real
 
 __all__ = ["Dropout", "Elementwise", "PReLU", "Residual", "SpectralLinear"]
 
@@ -111,7 +112,7 @@ class Dropout(nn.Module):
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If `p` is not in its range.
     """
 
@@ -119,17 +120,15 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float, width: int) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"dropout must be at least 0 and less than 1, not {p!r}")
-        self.p = p
+        self.p = real("dropout", p, 0, 1, open_high=True)
         self.width = width
         self.register_buffer("mask", torch.ones(width, dtype=torch.float64))
 
-    def fresh(self, n: int, rng: np.random.Generator) -> np.ndarray:
+    def fresh(self, n: int, rng: Seed = None) -> np.ndarray:
         """Draw a mask of shape (n, width) with zeros and 1 / (1 - p), and keep the old one."""
-        return (rng.random((n, self.width)) >= self.p) / (1 - self.p)
+        return (generator("rng", rng).random((n, self.width)) >= self.p) / (1 - self.p)
 
-    def draw(self, n: int, rng: np.random.Generator) -> None:
+    def draw(self, n: int, rng: Seed = None) -> None:
         """Draw the mask for a batch of n examples; it stays until the next."""
         self.mask = torch.from_numpy(self.fresh(n, rng)).to(self.mask)
 
@@ -175,8 +174,9 @@ class SpectralLinear(nn.Linear):
         self.register_buffer("u", torch.zeros_like(self.weight[:, 0]))
         self.register_buffer("v", torch.zeros_like(self.weight[0]))
 
-    def start(self, rng: np.random.Generator, n_iterations: int = 15) -> None:
+    def start(self, rng: Seed = None, n_iterations: int = 15) -> None:
         """Draw the first vectors and iterate, 15 times as PyTorch does."""
+        rng = generator("rng", rng)
         draws = (torch.from_numpy(rng.normal(size=len(vector))) for vector in (self.u, self.v))
         self.u, self.v = (normalize(draw, dim=0).to(self.weight) for draw in draws)
         for _ in range(n_iterations):

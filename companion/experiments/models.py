@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from companion.checks import Seed, choice, finite_array, generator, real, whole
 from companion.experiments.layers import Dropout, Elementwise, Residual, SpectralLinear
-from companion.initialization import fans, he_std, lecun_std, pytorch_std, xavier_std
+from companion.initialization import STDS, fans
 
-__all__ = ["INITS", "Init", "mlp", "residual_mlp"]
+__all__ = ["Activation", "Init", "fill", "mlp", "residual_mlp"]
 
 Init = str | float | Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 """How weights are drawn: a rule's name, σ_w, or a function of the weights' shape."""
@@ -28,23 +29,11 @@ Init = str | float | Callable[[tuple[int, ...], np.random.Generator], np.ndarray
 Activation = str | Callable[[], nn.Module]
 """An activation's name, or what makes a layer of it."""
 
-INITS: dict[str, Callable[[int, int], float]] = {
-    "he": lambda fan_in, fan_out: he_std(fan_in),
-    "xavier": xavier_std,
-    "lecun": lambda fan_in, fan_out: lecun_std(fan_in),
-    "pytorch": lambda fan_in, fan_out: pytorch_std(fan_in),
-}
-"""Standard deviation of the weights by the name of the rule.
-
-Weights are normal and biases zero; under "pytorch" both are uniform on ±1/√fan_in, as `nn.Linear`
-has them by default.
-"""
-
 
 def mlp(
     n_in: int,
     n_out: int,
-    rng: np.random.Generator,
+    rng: Seed = None,
     *,
     widths: Sequence[int] = (64, 64),
     activation: Activation = "relu",
@@ -62,8 +51,8 @@ def mlp(
     ----------
     n_in, n_out : int
         Number of inputs and outputs.
-    rng : numpy.random.Generator
-        Draws the weights, layer by layer.
+    rng : numpy.random.Generator or int, optional
+        Draws the weights, layer by layer; a seed, or None for a fresh generator.
     widths : sequence of int, default (64, 64)
         Units of each hidden layer.
     activation : str or callable, default "relu"
@@ -95,11 +84,11 @@ def mlp(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a name is unknown, a number out of its range, both norms are asked for, or a callable
         returns weights that do not fit.
     """
-    _check(bias, bias_std, batch_norm, layer_norm)
+    rng, bias, bias_std = generator("rng", rng), real("bias", bias), real("bias_std", bias_std, 0)
     widths = (n_in, *widths, n_out)
     layers: list[nn.Module] = []
     for depth, ends in enumerate(pairwise(widths), 1):
@@ -120,7 +109,7 @@ def mlp(
 def residual_mlp(
     n_in: int,
     n_out: int,
-    rng: np.random.Generator,
+    rng: Seed = None,
     *,
     width: int = 64,
     blocks: int = 10,
@@ -152,14 +141,14 @@ def residual_mlp(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         As `mlp`.
 
     Notes
     -----
     Source: He et al. 2016, "Identity Mappings in Deep Residual Networks".
     """
-    _check(bias, 0.0, batch_norm, layer_norm)
+    rng, bias = generator("rng", rng), real("bias", bias)
     linear = partial(_linear, rng=rng, init=init, spectral_norm=spectral_norm)
     layers: list[nn.Module] = [linear(n_in, width, bias=bias)]
     for _ in range(blocks):
@@ -169,15 +158,6 @@ def residual_mlp(
     return nn.Sequential(*layers, linear(width, n_out))
 
 
-def _check(bias: float, bias_std: float, batch_norm: bool, layer_norm: bool) -> None:
-    if not math.isfinite(bias):
-        raise ValueError(f"bias must be finite, not {bias!r}")
-    if not 0 <= bias_std < math.inf:
-        raise ValueError(f"bias_std must be finite and not negative, not {bias_std!r}")
-    if batch_norm and layer_norm:
-        raise ValueError("layer_norm must be False where batch_norm is True")
-
-
 def _activation(activation: Activation) -> nn.Module:
     """Make the layer that was asked for."""
     return activation() if callable(activation) else Elementwise(activation)
@@ -185,6 +165,8 @@ def _activation(activation: Activation) -> nn.Module:
 
 def _norm(width: int, batch_norm: bool, layer_norm: bool) -> list[nn.Module]:
     """Make the norm that was asked for, if any."""
+    if batch_norm and layer_norm:
+        raise ValueError("layer_norm must be False where batch_norm is True")
     if batch_norm:
         return [nn.BatchNorm1d(width, dtype=torch.float64)]
     return [nn.LayerNorm(width, dtype=torch.float64)] if layer_norm else []
@@ -202,46 +184,50 @@ def _linear(
     spectral_norm: bool = False,
 ) -> nn.Linear:
     """Make a linear layer with weights, and biases if they are not zero, from the generator."""
-    if not (fan_in > 0 and fan_out > 0):
-        raise ValueError(f"widths must be positive, not {fan_in} to {fan_out}")
-    weight, end = draw_weight((fan_out, fan_in), rng, init)
-    offset = np.full(fan_out, float(bias))
-    if biased and bias_std:
-        offset = rng.normal(bias, bias_std, fan_out)
-    elif biased and init == "pytorch" and not bias:
-        offset = rng.uniform(-end, end, fan_out)
+    fan_in, fan_out = whole("widths", fan_in), whole("widths", fan_out)
     kind = SpectralLinear if spectral_norm else nn.Linear
     layer = nn.utils.skip_init(kind, fan_in, fan_out, bias=biased, dtype=torch.float64)
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weight))
-        if biased:
-            layer.bias.copy_(torch.from_numpy(offset))
+    fill(layer, rng, init, bias, bias_std)
     if isinstance(layer, SpectralLinear):
         layer.start(rng.spawn(1)[0])  # which leaves the draws to come as they are
     return layer
 
 
-def draw_weight(
+@torch.no_grad()
+def fill(
+    layer: nn.Linear | nn.Conv2d,
+    rng: np.random.Generator,
+    init: Init,
+    bias: float,
+    bias_std: float = 0.0,
+) -> None:
+    """Draw the weights of a layer, and its biases if it has any and they are not zero."""
+    weight, end = _draw_weight(tuple(layer.weight.shape), rng, init)
+    layer.weight.copy_(torch.from_numpy(weight))
+    if layer.bias is None:
+        return
+    offset = np.full(len(weight), bias)
+    if bias_std:
+        offset = rng.normal(bias, bias_std, len(weight))
+    elif init == "pytorch" and not bias:
+        offset = rng.uniform(-end, end, len(weight))
+    layer.bias.copy_(torch.from_numpy(offset))
+
+
+def _draw_weight(
     shape: tuple[int, ...], rng: np.random.Generator, init: Init
 ) -> tuple[np.ndarray, float]:
-    """Draw the weights of a layer or a convolution; also return the end of PyTorch's interval."""
+    """Draw weights of a shape; also return the end of PyTorch's interval."""
     if callable(init):
-        drawn = np.asarray(init(shape, rng), dtype=float)
-        if drawn.shape != shape or not np.isfinite(drawn).all():
-            raise ValueError(
-                f"init must return finite weights of shape {shape}, not "
-                f"{'numbers' if np.isfinite(drawn).all() else 'NaN or infinity'} of shape "
-                f"{drawn.shape}"
-            )
+        drawn = finite_array("what init returns", init(shape, rng))
+        if drawn.shape != shape:
+            raise ValueError(f"init must return weights of shape {shape}, not {drawn.shape}")
         return drawn, math.nan
-    if isinstance(init, str) and init not in INITS:
-        raise ValueError(
-            f"init must be a number or one of {sorted(INITS)}, or a callable, not {init!r}"
-        )
-    if not isinstance(init, str) and not 0 < init < math.inf:
-        raise ValueError(f"init must be a positive number or a rule's name, not {init!r}")
     fan_in, fan_out = fans(shape)
-    std = INITS[init](fan_in, fan_out) if isinstance(init, str) else init / math.sqrt(fan_in)
+    if isinstance(init, str):
+        std = STDS[choice("init", init, STDS)](fan_in, fan_out)
+    else:
+        std = real("init", init, 0, open_low=True) / math.sqrt(fan_in)
     end = math.sqrt(3) * std  # a uniform number on ±end has that standard deviation
     rows = fan_in, shape[0]
     drawn = rng.uniform(-end, end, rows) if init == "pytorch" else rng.normal(0, std, rows)

@@ -9,7 +9,6 @@ from companion.figures.drawings import (
     blank,
     box,
     cloud,
-    cobweb,
     curve,
     histograms,
     net,
@@ -20,22 +19,7 @@ from companion.figures.plots import plot_activation, plot_grid, plot_lines
 from companion.figures.style import COLOURS, panels, show, use_style, varies_within
 
 __all__ = [
-    "COLOURS",
-    "arrow",
-    "blank",
-    "box",
-    "cloud",
-    "cobweb",
-    "curve",
-    "histograms",
-    "net",
-    "panels",
-    "plot_activation",
-    "plot_grid",
-    "plot_lines",
-    "show",
-    "steps",
-    "use_style",
-    "varies_within",
+    "COLOURS", "arrow", "blank", "box", "cloud", "curve", "histograms", "net", "panels",
+    "plot_activation", "plot_grid", "plot_lines", "show", "steps", "use_style", "varies_within",
     "word",
-]
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Drawings that explain: a net with sizes on its wires, values on a curve, steps, a cobweb.
+"""Drawings that explain: a net with sizes on its wires, values on a curve, steps.
 
 Each draws on an Axes that it is given, and returns it; with `panels` and `show` a drawing has a
 narrow form for phones. Positions are in the Axes' own units.
@@ -6,7 +6,7 @@ narrow form for phones. Positions are in the Axes' own units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,18 +18,7 @@ from numpy.typing import ArrayLike
 from companion.activations import Activation, relu
 from companion.figures.style import COLOURS
 
-__all__ = [
-    "arrow",
-    "blank",
-    "box",
-    "cloud",
-    "cobweb",
-    "curve",
-    "histograms",
-    "net",
-    "steps",
-    "word",
-]
+__all__ = ["arrow", "blank", "box", "cloud", "curve", "histograms", "net", "steps", "word"]
 
 _GREY, _BLUE, _BLACK = COLOURS["grey"], COLOURS["blue"], COLOURS["black"]
 
@@ -241,44 +230,4 @@ def steps(ax: Axes, points: ArrayLike, *, colour: str = _BLUE, text: str = "") -
     for start, end in pairwise(places):
         arrow(ax, tuple(start), tuple(end), colour=colour, mutation_scale=9)
     ax.annotate(text, places[0], (4, 5), textcoords="offset points", color=colour, fontsize=9)
-    return ax
-
-
-def cobweb(
-    ax: Axes,
-    f: Callable[[np.ndarray], ArrayLike],
-    start: float,
-    n_steps: int = 10,
-    *,
-    low: float = 0.0,
-    high: float = 1.0,
-    colour: str = _BLUE,
-) -> Axes:
-    """Follow a map from a start: up to the curve, across to the diagonal, and again.
-
-    Parameters
-    ----------
-    ax : Axes
-        To draw on.
-    f : callable
-        The map, of arrays.
-    start : float
-        Where it begins.
-    n_steps : int, default 10
-        How often the map is applied.
-    low, high : float
-        Ends of both axes.
-    colour : str
-        Of the curve.
-    """
-    x = np.linspace(low, high, 201)
-    ax.plot([low, high], [low, high], color="#B0B0B0", linewidth=1)
-    ax.plot(x, np.asarray(f(x)), color=colour)
-    path = [(start, low)]
-    for _ in range(n_steps):
-        now = path[-1][0]
-        after = float(np.asarray(f(np.array([now])))[0])
-        path += [(now, after), (after, after)]
-    ax.plot(*np.transpose(path), color=COLOURS["orange"], linewidth=1)
-    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     return ax

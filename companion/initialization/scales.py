@@ -7,35 +7,38 @@ layer; for an activation it undoes what the activation takes from the signal.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from numbers import Integral, Real
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from companion.activations import Activation
+from companion.checks import real, whole, wholes
 from companion.quadrature import Moments, gaussian_mean
 
 __all__ = [
-    "fans", "gain", "he_std", "lecun_std", "non_negative", "pytorch_std", "variance_gain",
-    "xavier_std",
+    "STDS", "fans", "gain", "he_std", "lecun_std", "pytorch_std", "variance_gain", "xavier_std",
 ]  # fmt: skip
 
 
-def fans(shape: Sequence[int], groups: int = 1) -> tuple[int, int]:
-    r"""Count the weights that lead into a unit, and those that lead out of an input.
+def fans(shape: Sequence[int], *, groups: int = 1, transposed: bool = False) -> tuple[int, int]:
+    r"""Count the connections that lead into a unit, and those that lead out of an input.
 
     Parameters
     ----------
     shape : sequence of int
         Of the weights, as PyTorch has it: (fan_out, fan_in) of a linear layer,
-        (channels_out, channels_in / groups, \*kernel) of a convolution.
+        (channels_out, channels_in / groups, \*kernel) of a convolution,
+        (channels_in, channels_out / groups, \*kernel) of a transposed one.
     groups : int, default 1
-        Of the convolution; divides the number of output channels.
+        Of the convolution; divides the channels on the first axis. A depthwise convolution has as
+        many as channels.
+    transposed : bool, default False
+        Whether it is a transposed convolution, such as `torch.nn.ConvTranspose2d`.
 
     Returns
     -------
     fan_in, fan_out : int
-        Of a convolution, channels times the places of the kernel.
+        Of a convolution, channels of the group times the places of the kernel: borders and strides
+        are left out.
 
     Raises
     ------
@@ -44,28 +47,29 @@ def fans(shape: Sequence[int], groups: int = 1) -> tuple[int, int]:
 
     Notes
     -----
-    Source: He et al. 2015, section 2.2. With one group the same as
-    ``torch.nn.init._calculate_fan_in_and_fan_out``, which knows no groups: there the fan_out of a
-    grouped convolution is too large by their number.
+    Source: He et al. 2015, section 2.2. ``torch.nn.init`` sees the weights alone: with groups its
+    fan_out is too large by their number, and of a transposed convolution its fan_in is what is
+    called fan_out here, and the other way round.
 
     Examples
     --------
     >>> fans((10, 64)), fans((256, 64, 3, 3)), fans((64, 1, 3, 3), groups=64)
     ((64, 10), (576, 2304), (9, 9))
+    >>> fans((64, 16, 4, 4), transposed=True)  # from 64 channels to 16
+    (1024, 256)
     """
-    if not isinstance(shape, Sequence | np.ndarray) or isinstance(shape, str):
-        raise TypeError(f"shape must be a sequence of whole numbers, not {shape!r}")
-    whole = [_whole(f"shape[{axis}]", n) for axis, n in enumerate(shape)]
-    if len(whole) < 2:
+    lengths = wholes("shape", shape)
+    if len(lengths) < 2:
         raise ValueError(
-            f"shape must have two axes at least, (fan_out, fan_in, ...), got {tuple(whole)}: "
+            f"shape must have two axes at least, (fan_out, fan_in, ...), not {tuple(lengths)}: "
             "biases have no fan"
         )
-    groups = _whole("groups", groups)
-    if whole[0] % groups:
-        raise ValueError(f"groups must divide the {whole[0]} channels of the output, not {groups}")
-    field = math.prod(whole[2:])
-    return whole[1] * field, whole[0] // groups * field
+    first, second, *kernel = lengths
+    if first % whole("groups", groups):
+        raise ValueError(f"groups must divide the {first} channels of shape[0], not be {groups}")
+    field = math.prod(kernel)
+    of_first, of_second = first // groups * field, second * field
+    return (of_first, of_second) if transposed else (of_second, of_first)
 
 
 def xavier_std(fan_in: int, fan_out: int, gain: float = 1.0) -> float:
@@ -96,8 +100,8 @@ def xavier_std(fan_in: int, fan_out: int, gain: float = 1.0) -> float:
     >>> xavier_std(100, 28)
     0.125
     """
-    total = _whole("fan_in", fan_in) + _whole("fan_out", fan_out)
-    return non_negative("gain", gain) * math.sqrt(2 / total)
+    total = whole("fan_in", fan_in) + whole("fan_out", fan_out)
+    return real("gain", gain, 0) * math.sqrt(2 / total)
 
 
 def he_std(fan: int, negative_slope: float = 0.0) -> float:
@@ -128,8 +132,8 @@ def he_std(fan: int, negative_slope: float = 0.0) -> float:
     >>> he_std(128), f"{he_std(128, negative_slope=0.25):.6f}"
     (0.125, '0.121268')
     """
-    slope = _finite("negative_slope", negative_slope)
-    return math.sqrt(2 / _whole("fan", fan)) / math.hypot(1, slope)
+    slope = real("negative_slope", negative_slope)
+    return math.sqrt(2 / whole("fan", fan)) / math.hypot(1, slope)
 
 
 def lecun_std(fan_in: int, gain: float = 1.0) -> float:
@@ -142,7 +146,7 @@ def lecun_std(fan_in: int, gain: float = 1.0) -> float:
     >>> lecun_std(64)
     0.125
     """
-    return non_negative("gain", gain) * math.sqrt(1 / _whole("fan_in", fan_in))
+    return real("gain", gain, 0) * math.sqrt(1 / whole("fan_in", fan_in))
 
 
 def pytorch_std(fan_in: int) -> float:
@@ -155,7 +159,21 @@ def pytorch_std(fan_in: int) -> float:
     >>> pytorch_std(12) * 6
     1.0
     """
-    return math.sqrt(1 / (3 * _whole("fan_in", fan_in)))
+    return math.sqrt(1 / (3 * whole("fan_in", fan_in)))
+
+
+STDS: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
+    {
+        "he": lambda fan_in, fan_out: he_std(fan_in),
+        "lecun": lambda fan_in, fan_out: lecun_std(fan_in),
+        "pytorch": lambda fan_in, fan_out: pytorch_std(fan_in),
+        "xavier": xavier_std,
+    }
+)
+"""Standard deviation of the weights, of fan_in and fan_out, by the rule's name.
+
+Normal numbers and biases of zero; under "pytorch" both are uniform, as `pytorch_default` has them.
+"""
 
 
 def gain(activation: str | Activation, **parameters: float) -> float:
@@ -222,27 +240,3 @@ def _root(what: str, activation: str | Activation, moment: float) -> float:
     if not 0 < moment < math.inf:
         raise ValueError(f"{activation!r} has no gain: its mean {what} is {moment!r}")
     return moment**-0.5
-
-
-def _whole(name: str, n: object) -> int:
-    if isinstance(n, bool) or not isinstance(n, Integral):
-        raise TypeError(f"{name} must be a whole number, not {n!r}")
-    if n < 1:
-        raise ValueError(f"{name} must be positive, not {n!r}")
-    return int(n)
-
-
-def _finite(name: str, x: object) -> float:
-    if isinstance(x, bool) or not isinstance(x, Real):
-        raise TypeError(f"{name} must be a real number, not {x!r}")
-    if not math.isfinite(x):
-        raise ValueError(f"{name} must be finite, not {x!r}")
-    return float(x)
-
-
-def non_negative(name: str, x: object) -> float:
-    """Refuse what is no real number, negative or not finite."""
-    number = _finite(name, x)
-    if number < 0:
-        raise ValueError(f"{name} must not be negative, not {x!r}")
-    return number

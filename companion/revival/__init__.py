@@ -1,4 +1,4 @@
-"""Bring dead units back, or take them out: resets, pruning, and remedies with a report.
+"""Find out what helps; bring dead units back, or take them out: trials, resets, pruning.
 
 >>> import numpy as np, torch
 >>> from companion.detection import census
@@ -13,6 +13,8 @@
 >>> revival.n_units, bool((net(x) == before).all())
 (5, True)
 
+Which of these helps a net, or a lower rate, or centred inputs, `trial` finds out on copies of it.
+
 Which layer makes a unit and which ones read it is found by `unit_groups`. What cannot be touched
 safely is refused by name, and nothing is changed then.
 
@@ -21,16 +23,22 @@ Taught in the chapter `revival`.
 
 from __future__ import annotations
 
-from companion.revival.groups import unit_groups
+from companion.revival.groups import Reader, UnitGroup, UnitGroups, unit_groups
 from companion.revival.pruning import prune
-from companion.revival.remedies import Remedy, lower_rate, swap_activation
+from companion.revival.remedies import (
+    Centre,
+    Remedy,
+    centre_inputs,
+    lower_rate,
+    shift_bias,
+    swap_activation,
+)
 from companion.revival.resets import Revival, Touched, revive
 from companion.revival.schedule import Reviver, revive_every
-from companion.revival.shifts import Centre, centre_inputs, shift_bias
-from companion.revival.structure import Reader, UnitGroup, UnitGroups
+from companion.revival.trial import Outcome, Trial, trial
 
 __all__ = [
-    "Centre", "Reader", "Remedy", "Revival", "Reviver", "Touched", "UnitGroup", "UnitGroups",
-    "centre_inputs", "lower_rate", "prune", "revive", "revive_every", "shift_bias",
-    "swap_activation", "unit_groups",
+    "Centre", "Outcome", "Reader", "Remedy", "Revival", "Reviver", "Touched", "Trial", "UnitGroup",
+    "UnitGroups", "centre_inputs", "lower_rate", "prune", "revive", "revive_every", "shift_bias",
+    "swap_activation", "trial", "unit_groups",
 ]  # fmt: skip

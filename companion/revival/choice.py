@@ -1,124 +1,241 @@
-"""Which units to reset or to remove, and what the dead among them put out."""
+"""Which units to reset or to remove, and what takes over the constants that they put out."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.conv import _ConvTransposeNd
 
-from companion.revival.groups import unit_groups
-from companion.revival.structure import RefusalError, UnitGroup, constant_at
+from companion.revival.graph import unit_axis, weight_axes
+from companion.revival.groups import Reader, UnitGroup, find_groups
+from companion.revival.probing import Probe, tensors
 
 if TYPE_CHECKING:
-    from companion.detection import UnitReport
+    from companion.detection import LayerReport, UnitReport
 
-__all__ = ["Chosen", "choose", "constant", "folds"]
+__all__ = ["Chosen", "Constants", "choose"]
 
-Chosen = list[tuple[UnitGroup, np.ndarray]]
-_SMALL = 1e-6  # of a layer's largest output: as small as the derivative of a dead smooth unit
+Chosen = dict[str, np.ndarray]
+"""Units by the activation's name."""
 
-
-def constant(layer: Any) -> np.ndarray:
-    """Tell which units are dead and put out the same number for every sample."""
-    with np.errstate(invalid="ignore"):
-        spread = np.sqrt(np.maximum(layer.rms**2 - layer.mean**2, 0))
-        return np.asarray(layer.dead & (spread <= 1e-5 * np.maximum(1, layer.rms)))
+ROUNDING = 4
+"""Of so many last digits of a sum, nothing is told."""
 
 
 def choose(
-    model: nn.Module,
+    probe: Probe,
     report: UnitReport,
     *,
     tau: float = 0.0,
     units: Mapping[str, ArrayLike] | None = None,
     layers: Sequence[str] | None = None,
     skip: Sequence[str] = (),
-    batch: Tensor | None = None,
-) -> Chosen:
-    """Choose units in layers whose readers are known; refuse all if one of them is not."""
-    if isinstance(tau, bool) or not isinstance(tau, Real):
-        raise TypeError(f"tau must be a real number, not {tau!r}")
-    if not 0 <= tau < math.inf:
-        raise ValueError(f"tau must be finite and not negative, not {tau!r}")
-    groups = unit_groups(model, report, batch=batch)
-    names = [group.name for group in groups]
-    for argument, given in (("layers", layers or ()), ("skip", skip), ("units", units or ())):
-        if isinstance(given, str):
-            raise TypeError(f"{argument} must be a list of names, not {given!r}")
-        for name in given:
+    makes_bias: bool = False,
+    frozen: bool = False,
+) -> tuple[Chosen, dict[str, str], Constants]:
+    """Choose units, and tell by name which are left and why; with `frozen`, what cannot learn too.
+
+    Raises a ValueError if one that was asked for by its name cannot be touched.
+    """
+    names = [layer.name for layer in report.layers]
+    for argument, given in (("layers", layers), ("skip", skip), ("units", units)):
+        check_names(argument, given)
+        for name in given or ():
             if name not in names:
                 raise ValueError(f"{argument} must name activations of {names}, not {name!r}")
-    chosen: Chosen = []
-    problems: list[str] = []
-    for group, layer in zip(groups, report.layers, strict=True):
-        if group.name in skip or (layers is not None and group.name not in layers):
-            continue
-        if layer.nan.any():
-            problems.append(f"{group.name!r}: {int(layer.nan.sum())} units gave NaN or infinity")
-            continue
-        if units is None:
-            picked = constant(layer) | (layer.score <= tau if tau > 0 else False)
-            index = np.flatnonzero(picked)
+    wanted = {
+        layer.name: _wanted(layer, tau, units)
+        for layer in report.layers
+        if layer.name not in skip and (layers is None or layer.name in layers)
+    }
+    groups = {group.name: group for group in find_groups(probe, report)}
+    constants = Constants(probe, report, groups, makes_bias)
+    chosen: Chosen = {}
+    left: dict[str, str] = {}
+    for name, index in wanted.items():
+        dead, problem = report[name].dead[index], groups[name].problem
+        if report[name].nan.any():
+            problem = f"{int(report[name].nan.sum())} units gave NaN or infinity"
+        elif frozen and not problem:
+            problem = _frozen(groups[name])
+        if len(index) and not problem:
+            vary = constants.vary(name, index)
+            for reason in vary.values():
+                problem = f"{len(vary)} of {len(index)} units: {reason}"
+            keep = [unit not in vary for unit in index]
+            index, dead = index[keep], dead[keep]
+            if units is None and tau == 0:
+                index = index[dead]
+            if len(index):
+                chosen[name] = index
+        if problem and (len(wanted[name]) or report[name].nan.any()):
+            left[name] = problem
+    refuse(left, units, layers)
+    return chosen, left, constants
+
+
+def without_harm(chosen: Chosen, problem: Callable[[Chosen], str], left: dict[str, str]) -> Chosen:
+    """Take all layers if there is no problem; else one after the other, and note what is left."""
+    if not problem(chosen):
+        return chosen
+    found: Chosen = {}
+    for name, index in chosen.items():
+        if why := problem(found | {name: index}):
+            left[name] = why
         else:
-            index = _whole(group, units.get(group.name, ()))
-        if not len(index):
-            continue
-        if group.problem:
-            problems.append(f"{group.name!r}: {group.problem}")
-        chosen.append((group, index))
+            found[name] = index
+    return found
+
+
+def check_names(argument: str, given: Any) -> None:
+    """Refuse a single name, whose letters would be taken for names."""
+    if isinstance(given, str) or not isinstance(given, Iterable | None):
+        raise TypeError(f"{argument} must be a list of names, not {given!r}")
+
+
+def refuse(left: Mapping[str, str], *asked: Iterable[str] | None) -> None:
+    """Raise an error if something was asked for that cannot be done."""
+    names = {name for names in asked for name in names or ()}
+    problems = "; of ".join(f"{name!r}: {why}" for name, why in left.items() if name in names)
     if problems:
-        raise ValueError(
-            f"cannot touch the units of {'; of '.join(problems)}. Nothing was changed; skip= "
-            "leaves layers out"
-        )
-    return chosen
+        raise ValueError(f"cannot touch the units of {problems}. Nothing was changed")
 
 
-def _whole(group: UnitGroup, given: ArrayLike) -> np.ndarray:
-    index = np.asarray(given)
+def _frozen(group: UnitGroup) -> str:
+    readers = [(reader.name, reader.module) for reader in group.readers]
+    norms = [(norm.name, norm.module) for norm in group.norms]
+    names = [
+        f"{name}.{own}"
+        for name, module in [(group.producer, group.module), *norms, *readers]
+        for own, p in module.named_parameters(recurse=False)
+        if not p.requires_grad and (own != "bias" or (name, module) not in readers)
+    ]
+    return f"frozen parameters could not learn again: {', '.join(names)}" if names else ""
+
+
+def _wanted(layer: LayerReport, tau: float, units: Mapping[str, ArrayLike] | None) -> np.ndarray:
+    if units is None:
+        return np.flatnonzero(layer.dead | (layer.score <= tau if tau > 0 else False))
+    index = np.asarray(units.get(layer.name, ()))
     if index.size and (index.dtype.kind not in "iu" or index.ndim != 1):
-        raise TypeError(f"units must hold lists of whole numbers, not {given!r}")
+        raise TypeError(f"units must hold lists of whole numbers, not {units[layer.name]!r}")
     index = np.unique(index.astype(int))
-    if len(index) and not 0 <= index[0] <= index[-1] < group.n_units:
+    if len(index) and not 0 <= index[0] <= index[-1] < len(layer):
         raise ValueError(
-            f"units must be from 0 to {group.n_units - 1} in {group.name!r}, not {index.tolist()}"
+            f"units must be from 0 to {len(layer) - 1} in {layer.name!r}, not {index.tolist()}"
         )
     return index
 
 
-def folds(
-    group: UnitGroup, layer: Any, index: np.ndarray
-) -> list[tuple[Any, np.ndarray, Tensor | None]]:
-    """For each reader, its columns for the units and what their constants add to its output.
+class Constants:
+    """What readers get of units that put out constants, as seen on the example."""
 
-    The constant is that of units that are dead; of others it is taken for 0. Raises a ValueError
-    if a padding, or a reader without a bias, has no place for it.
-    """
-    dead = constant(layer)[index]
-    values = np.where(dead, layer.mean[index], 0.0)
-    with np.errstate(invalid="ignore"):
-        values[np.abs(values) <= _SMALL * np.nanmax(layer.rms)] = 0.0
-    found = []
-    for reader in group.readers:
-        places = reader.places(index, group.n_units)
-        try:
-            at = constant_at(reader, torch.from_numpy(values), index, group.n_units)
-        except RefusalError as problem:
-            raise ValueError(
-                f"cannot touch the units of {group.name!r}: {problem}. Nothing was changed; skip= "
-                "leaves layers out"
-            ) from None
-        at = torch.where(torch.from_numpy(dead)[:, None], at, 0.0)
-        added = None
-        if bool((at != 0).any()):
-            weight = reader.module.weight.detach().cpu().double()
-            weight = weight.reshape(*weight.shape[:2], -1).sum(2)  # over the kernel
-            added = weight[:, torch.from_numpy(places.ravel())] @ at.reshape(-1)
-        found.append((reader, places, added))
-    return found
+    def __init__(
+        self, probe: Probe, report: UnitReport, groups: dict[str, UnitGroup], makes_bias: bool
+    ) -> None:
+        self.groups, self.report, self.makes_bias = groups, report, makes_bias
+        self.low: dict[str, Tensor] = {}
+        self.high: dict[str, Tensor] = {}
+        self.limit: dict[str, Tensor] = {}  # what is rounding of a reader's outputs
+        self.masks: dict[str, list[str]] = {name: [] for name in groups}
+        readers = {r.name: name for name, g in groups.items() if not g.problem for r in g.readers}
+        masked: list[tuple[str, Tensor]] = []
+
+        def look(module: Any, args: Any, kwargs: Any) -> None:
+            x, name = tensors([*args, *kwargs.values()])[0].detach(), names[module]
+            if name not in readers:
+                masked.append((name, x))
+                return
+            for mask, same in masked:  # what does nothing in evaluation mode
+                if same.data_ptr() == x.data_ptr():
+                    self.masks[readers[name]].append(mask)
+            x = x.transpose(0, unit_axis(module, x)).flatten(1).double()
+            self.low[name], self.high[name] = x.amin(1).cpu(), x.amax(1).cpu()
+            eps = torch.finfo(module.weight.dtype).eps
+            size = _columns(module, None).abs().sum(2) @ x.abs().mean(1).to(module.weight)
+            self.limit[name] = ROUNDING * eps * size.double().cpu()
+
+        model = probe.copy()
+        names = {module: name for name, module in model.named_modules()}
+        for module, name in names.items():
+            if name in readers or isinstance(getattr(module, "mask", None), Tensor):
+                module.register_forward_pre_hook(look, with_kwargs=True)
+        probe.outputs(model)
+
+    def vary(self, name: str, index: np.ndarray) -> dict[int, str]:
+        """Tell which of the dead units among these no constant can stand for, and why."""
+        found: dict[int, str] = {}
+        dead = index[self.report[name].dead[index]]
+        for reader in self.groups[name].readers if len(dead) else ():
+            low, high = self._ends(name, reader, dead)
+            limit = self.limit[reader.name][:, None]
+            size = _columns(reader.module, reader.places[dead]).abs().sum(2).double().cpu()
+            size = size.unflatten(1, low.shape)  # (outputs, units, places)
+            moves = ((size * (high - low)).amax(2) > limit).any(0).numpy()
+            told = ((size * torch.maximum(low.abs(), high.abs())).amax(2) > limit).any(0).numpy()
+            for unit in dead[moves]:
+                found[int(unit)] = f"what {reader.name} reads there varies"
+            if pads(reader.module):
+                problem = f"they put out constants, and {reader.name} pads with zeros"
+            elif reader.module.bias is None and not self.makes_bias:
+                problem = f"they put out constants, and {reader.name} has no bias for them"
+            else:
+                continue
+            for unit in dead[told & ~moves]:
+                found[int(unit)] = problem
+        return found
+
+    def added(self, name: str, index: np.ndarray, reader: Reader, taken: set[int]) -> Tensor | None:
+        """Tell what the constants of dead units add to a reader's outputs; None if nothing.
+
+        Columns that are in `taken` have been counted; those counted here are added to it.
+        """
+        dead = index[self.report[name].dead[index]]
+        if not len(dead):
+            return None
+        places = reader.places[dead].ravel()
+        low, high = self._ends(name, reader, dead)
+        fresh = torch.tensor([int(place) not in taken for place in places])
+        values = torch.where(fresh, (low + high).ravel() / 2, 0.0)
+        taken.update(places.tolist())
+        found = _columns(reader.module, places).double().cpu().sum(2) @ values
+        return found if bool((found.abs() > self.limit[reader.name]).any()) else None
+
+    def _ends(self, name: str, reader: Reader, units: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return the least and largest that a reader gets of units, of shape (n_units, k)."""
+        layer = self.report[name]
+        spread = torch.from_numpy(layer.high - layer.low)[units, None]  # of the whole data set
+        for norm in self.groups[name].after:
+            gamma, var, places = norm.module.weight, norm.module.running_var, norm.places[units]
+            size = torch.zeros(places.shape).double() if var is None else var.double().cpu()[places]
+            spread = spread / (size + norm.module.eps).sqrt()
+            if gamma is not None:
+                spread = spread * gamma.detach().double().cpu()[places].abs()
+        places = reader.places[units]
+        low, high = self.low[reader.name][places], self.high[reader.name][places]
+        return low, torch.maximum(high, low + spread)
+
+
+def _columns(module: Any, places: np.ndarray | None) -> Tensor:
+    """Return columns of a layer's weight, of shape (outputs, columns, kernel); all by default."""
+    weight = module.weight.detach()
+    weight = weight.transpose(0, weight_axes(module)[0])[..., None].flatten(2)
+    if places is None:
+        return weight
+    return weight[:, torch.from_numpy(places.ravel()).to(weight.device)]
+
+
+def pads(module: Any) -> bool:
+    """Tell if a layer's outputs at the edge do not see what it reads everywhere else."""
+    if isinstance(module, _ConvTransposeNd):
+        return True
+    if getattr(module, "padding_mode", "") != "zeros":
+        return False
+    if isinstance(module.padding, str):
+        return bool(module.padding == "same" and max(module.kernel_size) > 1)
+    return any(module.padding)

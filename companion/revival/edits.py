@@ -1,4 +1,4 @@
-"""What a reset writes: planned first, checked, and then written whole or not at all."""
+"""What a reset writes: planned first, tried on a copy, and then written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,35 +6,25 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from companion.initialization import fans, he_std, lecun_std, pytorch_std, xavier_std
+from companion.initialization import STDS, fans
 from companion.initialization.draws import normal, uniform
-from companion.revival.choice import Chosen, folds
-from companion.revival.structure import UnitGroup
+from companion.revival.choice import Chosen, Constants
+from companion.revival.graph import weight_axes
+from companion.revival.groups import UnitGroup
 
-if TYPE_CHECKING:
-    from companion.detection import LayerReport, UnitReport
-
-__all__ = ["INCOMING", "Edit", "Incoming", "all_or_nothing", "plan"]
+__all__ = ["Edit", "Incoming", "all_or_nothing", "plan"]
 
 Incoming = str | Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 """How incoming weights are drawn: a rule's name, or a function of the weight's shape."""
 
-INCOMING: dict[str, Callable[[int, int], float]] = {
-    "he": lambda fan_in, fan_out: he_std(fan_in),
-    "lecun": lambda fan_in, fan_out: lecun_std(fan_in),
-    "pytorch": lambda fan_in, fan_out: pytorch_std(fan_in),
-    "xavier": xavier_std,
-}
-"""Standard deviation of fresh weights by the name of the rule; normal, but "pytorch" uniform."""
-
 NORM = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
-"""The entry of a batch norm that lets everything pass."""
+"""The entry of a norm that lets everything pass."""
 
 EQUAL = 1e-12
 """Weights with a standard deviation of this share of their norm are equal but for rounding."""
@@ -46,96 +36,104 @@ class Edit:
 
     layer: str
     name: str
-    tensor: Any
     axis: int
     places: np.ndarray  # of shape (n_units, k)
     living: np.ndarray  # those of the living units
     now: str
-    value: float = 0.0
-    values: Tensor | None = None  # instead of one value, of the shape of those places
-    draw: Callable[[np.random.Generator], np.ndarray] | None = None  # where they come from
+    values: Any = 0.0  # one, or a tensor of the shape of those places
     add: bool = False
+    unread: bool = False  # if it sees to it that the units are read no more
 
-    def apply(self) -> None:
+    def apply(self, model: nn.Module) -> Tensor:
         """Write the values; a gradient that waits there is of the old weights, and goes."""
-        t = self.tensor
+        t = tensor_of(model, self.name)
         index = torch.from_numpy(self.places.ravel()).to(t.device)
-        if self.values is None:
-            t.index_fill_(self.axis, index, self.value)
-        elif self.add:
+        if self.add:
             t.index_add_(self.axis, index, self.values.to(t))
-        else:
+        elif isinstance(self.values, Tensor):
             t.index_copy_(self.axis, index, self.values.to(t))
+        else:
+            t.index_fill_(self.axis, index, self.values)
         if t.grad is not None and not self.add:
             t.grad.index_fill_(self.axis, index, 0)
+        return t
 
 
-def plan(report: UnitReport, chosen: Chosen, incoming: Incoming | None) -> list[Edit]:
+def tensor_of(model: nn.Module, name: str) -> Any:
+    """Find a parameter or buffer by its name."""
+    path, _, attribute = name.rpartition(".")
+    return getattr(model.get_submodule(path), attribute)
+
+
+def plan(
+    chosen: Chosen, constants: Constants, incoming: Incoming | None, rng: np.random.Generator
+) -> list[Edit]:
     """List what is to be written: constants to biases, then rows and norms, columns at last."""
-    stages = [_of_group(group, report[group.name], index, incoming) for group, index in chosen]
-    return [edit for stage in zip(*stages, strict=True) for edits in stage for edit in edits]
+    folded: list[Edit] = []
+    made: list[Edit] = []
+    zeroed: list[Edit] = []
+    taken: dict[str, set[int]] = {}
+    for name, index in chosen.items():
+        group, layer = constants.groups[name], constants.report[name]
+        rest = np.setdiff1d(np.arange(group.n_units), index)
+        living = rest if layer.dead[rest].all() else rest[~layer.dead[rest]]
+        made += _made(group, index, living, incoming, rng)
+        for reader in group.readers:
+            added = constants.added(name, index, reader, taken.setdefault(reader.name, set()))
+            axis, bias = weight_axes(reader.module)[1], f"{reader.name}.bias"
+            columns, others = reader.places[index], reader.places[living]
+            weight = f"{reader.name}.weight"
+            zeroed.append(Edit(name, weight, axis, columns, others, "zero", unread=True))
+            if added is not None:
+                every = np.arange(len(added))[:, None]
+                folded.append(
+                    Edit(name, bias, 0, every, every[:0], "plus constants", added, True, True)
+                )
+    return folded + made + zeroed
 
 
-def _of_group(
-    group: UnitGroup, layer: LayerReport, index: np.ndarray, incoming: Incoming | None
-) -> tuple[list[Edit], list[Edit], list[Edit]]:
-    n, name, module = group.n_units, group.name, group.module
-    rest = np.setdiff1d(np.arange(n), index)
-    living = rest if layer.dead[rest].all() else rest[~layer.dead[rest]]
-    rows, living_rows = index[:, None], living[:, None]
-    now, draw = _fresh(module.weight.detach(), index, living, incoming)
-    made = [
-        Edit(name, f"{group.producer}.weight", module.weight, 0, rows, living_rows, now, draw=draw)
-    ]
-    if module.bias is not None:
-        bias = f"{group.producer}.bias"
-        made.append(Edit(name, bias, module.bias, 0, rows, living_rows, "zero"))
+def _made(
+    group: UnitGroup,
+    index: np.ndarray,
+    living: np.ndarray,
+    incoming: Incoming | None,
+    rng: np.random.Generator,
+) -> Iterator[Edit]:
+    """What makes the units: fresh weights, no bias, norms that let everything pass."""
+    name, rows, others = group.name, index[:, None], living[:, None]
+    axis = weight_axes(group.module)[0]
+    old = group.module.weight.detach().transpose(0, axis)
+    now, values = _fresh(old, index, living, incoming, rng)
+    weight, values = f"{group.producer}.weight", values.transpose(0, axis)
+    yield Edit(name, weight, axis, rows, others, now, values)
+    if group.module.bias is not None:
+        yield Edit(name, f"{group.producer}.bias", 0, rows, others, "zero")
     for norm in group.norms:
-        entries, others = norm.places(index, n), norm.places(living, n)
+        entries, places = norm.places[index], norm.places[living]
         for attribute, value in NORM.items():
-            tensor, word = getattr(norm.module, attribute), "one" if value else "zero"
-            if tensor is not None:
-                full = f"{norm.name}.{attribute}"
-                made.append(Edit(name, full, tensor, 0, entries, others, word, value))
-    folded, zeroed = [], []
-    for reader, columns, added in folds(group, layer, index):
-        weight, bias = f"{reader.name}.weight", reader.module.bias
-        others = reader.places(living, n)
-        zeroed.append(Edit(name, weight, reader.module.weight, 1, columns, others, "zero"))
-        if added is None:
-            continue
-        if bias is None:
-            raise ValueError(
-                f"cannot touch the units of {name!r}: they put out constants, and {reader.name} "
-                "has no bias to take them over. Nothing was changed; skip= leaves layers out"
-            )
-        every = np.arange(len(bias))[:, None]
-        folded.append(
-            Edit(
-                name, f"{reader.name}.bias", bias, 0, every, every[:0], "plus constants",
-                values=added, add=True,
-            )
-        )  # fmt: skip
-    return folded, made, zeroed
+            if getattr(norm.module, attribute, None) is not None:
+                full, word = f"{norm.name}.{attribute}", "one" if value else "zero"
+                yield Edit(name, full, 0, entries, places, word, value)
 
 
 def _fresh(
-    weight: Tensor, index: np.ndarray, living: np.ndarray, rule: Incoming | None
-) -> tuple[str, Callable[[np.random.Generator], np.ndarray]]:
-    """Say how incoming weights are drawn, and return what draws them."""
+    weight: Tensor,
+    index: np.ndarray,
+    living: np.ndarray,
+    rule: Incoming | None,
+    rng: np.random.Generator,
+) -> tuple[str, Tensor]:
+    """Draw incoming weights, and say how."""
     shape = tuple(weight.shape)
     if not (rule is None or isinstance(rule, str)):
-        made_by = rule
-
-        def call(rng: np.random.Generator) -> np.ndarray:
-            drawn = np.asarray(made_by(shape, rng), dtype=float)
-            if drawn.shape != shape or not np.isfinite(drawn).all():
-                raise ValueError(
-                    f"incoming must return finite weights of shape {shape}, not of {drawn.shape}"
-                )
-            return np.asarray(drawn[index])
-
-        return f"drawn by {getattr(rule, '__name__', 'incoming')}", call
+        drawn = np.asarray(rule(shape, rng))
+        if drawn.dtype.kind not in "fiu" or drawn.shape != shape or not np.isfinite(drawn).all():
+            raise ValueError(
+                f"incoming must return finite weights of shape {shape}, not of {drawn.shape} and "
+                f"{drawn.dtype}"
+            )
+        values = torch.from_numpy(np.ascontiguousarray(drawn[index], dtype=float))
+        return f"drawn by {getattr(rule, '__name__', 'incoming')}", values
     std = math.nan
     if rule is None:
         others = weight[torch.from_numpy(living).to(weight.device)].double()
@@ -145,36 +143,29 @@ def _fresh(
     make = normal
     if not 0 < std < math.inf:
         rule = rule or "pytorch"
-        std, make = INCOMING[rule](*fans(shape)), uniform if rule == "pytorch" else normal
-    return f"{make.__name__}, std {std:.3g}", lambda rng: make(
-        (len(index), *shape[1:]), rng, std, np.float64
-    )
+        std, make = STDS[rule](*fans(shape)), uniform if rule == "pytorch" else normal
+    values = torch.from_numpy(make((len(index), *shape[1:]), rng, std, np.float64))
+    return f"{make.__name__}, std {std:.3g}", values
 
 
 @contextmanager
-def all_or_nothing(edits: list[Edit], optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
+def all_or_nothing(tensors: list[Any], optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
     """Give back the tensors and the optimizer's state as they were if an exception comes."""
-    tensors: dict[Any, Tensor] = {e.tensor: e.tensor.detach().clone() for e in edits}
-    gradients = {t: t.grad.clone() for t in tensors if t.grad is not None}
+    values = {t: (t.detach().clone(), None if t.grad is None else t.grad.clone()) for t in tensors}
     memory: Any = {} if optimizer is None else optimizer.state
     states = {
         t: {k: v.clone() if isinstance(v, Tensor) else v for k, v in memory[t].items()}
-        for t in tensors
+        for t in values
         if t in memory
     }
     try:
         yield
     except BaseException:
         with torch.no_grad():
-            for tensor, value in tensors.items():
-                tensor.copy_(value)
-            for tensor, value in gradients.items():
-                tensor.grad.copy_(value)
-        for tensor, state in states.items():
-            memory[tensor].update(state)
+            for t, (value, gradient) in values.items():
+                t.copy_(value)
+                if gradient is not None:
+                    t.grad.copy_(gradient)
+        for t, state in states.items():
+            memory[t].update(state)
         raise
-
-
-def own_parameters(edits: list[Edit]) -> dict[str, nn.Parameter]:
-    """Parameters among what is written, by name."""
-    return {e.name: e.tensor for e in edits if isinstance(e.tensor, nn.Parameter)}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["STATES", "check_optimizer", "held_keys", "reset_state", "start_again"]
+__all__ = ["STATES", "bare_optimizer", "check_optimizer", "held_keys", "reset_state", "start_again"]
 
 STATES = ("seed", "zero", "zero_step")
 """Rules for the optimizer's state, as `companion.revival.revive` explains them."""
@@ -22,10 +22,19 @@ _SQUARES = {"square_avg", "exp_avg_sq", "max_exp_avg_sq"}
 _COUNTS = {"step"}
 
 
-def check_optimizer(optimizer: object, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Refuse an optimizer that does not hold the parameters, or whose state is not known."""
+def bare_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """Take an optimizer out of what wraps it, as accelerate does."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {optimizer!r}")
+    return optimizer
+
+
+def check_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> None:
+    """Refuse an optimizer that does not hold the parameters, or whose state is not known."""
     held = {p for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in parameters.items() if p not in held]
     if missing:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from companion.revival.choice import choose, constant, folds
-from companion.revival.groups import bare
+from companion.revival.choice import Chosen, Constants, choose, refuse, without_harm
+from companion.revival.graph import is_conv1d, weight_axes
+from companion.revival.probing import Probe, copied, same
 
 if TYPE_CHECKING:
     from companion.detection import UnitReport
 
 __all__ = ["prune"]
+
+Removal = dict[tuple[str, str, int], set[int]]
+"""Places to remove, by the module's name, the tensor's and the axis."""
 
 
 def prune(
@@ -25,7 +27,8 @@ def prune(
     *,
     layers: Sequence[str] | None = None,
     skip: Sequence[str] = (),
-    batch: Tensor | None = None,
+    example: Any = None,
+    call: Any = None,
 ) -> nn.Module:
     r"""Remove dead units: a smaller model with the same function.
 
@@ -42,28 +45,29 @@ def prune(
         Of this model as it is now: a `companion.detection.census` in evaluation mode.
     layers, skip : sequence of str, optional
         Remove units of these activations only; of all but these.
-    batch : Tensor, optional
-        Inputs, to see the shapes where the model reshapes, see `unit_groups`. A reshape by numbers,
-        such as ``x.view(-1, 320)``, would not fit afterwards and is refused.
+    example, call
+        As for `unit_groups`.
 
     Returns
     -------
     torch.nn.Module
-        A copy with fewer rows, columns and batch-norm entries. An optimizer has to be made anew.
+        A copy with fewer rows, columns and batch-norm entries; its attribute `left` is a dict that
+        tells by name which activations have dead units still, and why. An optimizer has to be made
+        anew.
 
     Raises
     ------
     ValueError
-        If a layer with dead units cannot be touched safely, by its name, or constants cannot be
-        taken over (a layer that pads with zeros, behind a batch norm), or the report is of another
-        model or holds NaN units.
+        If `layers` name one with dead units that cannot be removed, or the report is of another
+        model.
     TypeError
         If an argument is of the wrong kind.
 
     Notes
     -----
-    Outputs may differ by rounding, as shorter sums are added in another order. Taught in the
-    chapter `revival`.
+    Outputs may differ by rounding, as shorter sums are added in another order. More is not
+    accepted: the smaller model is run on the example, and a layer that changes an output is left,
+    as where the model uses its width as a number. Taught in the chapter `revival`.
 
     Examples
     --------
@@ -74,70 +78,88 @@ def prune(
     ... ).eval()
     >>> _ = nn.init.constant_(net[1].bias[:6], -50.0)
     >>> smaller = prune(net, census(net, x))
-    >>> smaller[0], smaller[4].in_features
-    (Conv2d(3, 2, kernel_size=(3, 3), stride=(1, 1)), 72)
+    >>> smaller[0], smaller[4].in_features, smaller.left
+    (Conv2d(3, 2, kernel_size=(3, 3), stride=(1, 1)), 72, {})
     >>> bool((smaller(x) - net(x)).abs().max() < 1e-5)
     True
     """
-    smaller = copy.deepcopy(bare(model))
-    chosen = choose(smaller, report, layers=layers, skip=skip, batch=batch)
-    for group, _ in chosen:
-        own = [] if group.activation is None else [*group.activation.state_dict().values()]
-        problem = "its activation keeps numbers for each" if any(t.numel() > 1 for t in own) else ""
-        problem = (
-            "the model reshapes them by numbers, as in view(-1, 320)" if group.fixed else problem
-        )
-        if problem:
-            raise ValueError(
-                f"cannot remove units of {group.name!r}: {problem}; skip= leaves layers out"
-            )
-    kept, removed = [], []
-    for group, index in chosen:
-        dead = index[constant(report[group.name])[index]]
-        dead = dead if len(dead) < group.n_units else dead[1:]  # a layer without units is none
-        removed.append(dead)
-        kept.append(np.setdiff1d(np.arange(group.n_units), dead))
-    changes = [
-        folds(group, report[group.name], dead)
-        for (group, _), dead in zip(chosen, removed, strict=True)
-    ]
-    for readers in changes:  # before the columns go
-        for reader, _, added in readers:
-            if added is not None:
-                _add(reader.module, added)
-    for (group, _), rest in zip(chosen, kept, strict=True):
-        for norm in group.norms:
-            entries = np.sort(norm.places(rest, group.n_units).ravel())
-            _keep(norm.module, ("weight", "bias", "running_mean", "running_var"), 0, entries)
-            norm.module.num_features = len(entries)
-        _keep(group.module, ("weight", "bias"), 0, rest)
-        for reader in group.readers:
-            columns = reader.places(rest, group.n_units)
-            _keep(reader.module, ("weight",), 1, np.sort(columns.ravel()))
-        for dropout in group.masks:
-            _keep(dropout, ("mask",), dropout.mask.ndim - 1, rest)
-            dropout.width = len(rest)
-    for group, _ in chosen:
-        for module in (group.module, *(reader.module for reader in group.readers)):
-            _measure(module)
+    probe = Probe(model, report, example, call)
+    chosen, left, constants = choose(probe, report, layers=layers, skip=skip, makes_bias=True)
+    for name, index in chosen.items():
+        if len(index) == len(report[name]):
+            chosen[name] = index[1:]  # a layer without units is none
+    before, within = probe.outputs(probe.copy()), probe.tolerance()
+    trains = not _fails(probe, probe.copy().train())
+
+    def problem(chosen: Chosen) -> str:
+        """Tell what is wrong with the model without these units."""
+        smaller = _without(probe.model, chosen, constants)
+        modes = (False, True) if trains else (False,)
+        for error in [_fails(probe, copied(smaller).train(mode)) for mode in modes]:
+            if error:
+                return f"the model does not run without them ({error})"
+        after = probe.outputs(copied(smaller).eval())
+        return "" if same(before, after, within) else "the function would change"
+
+    accepted = without_harm(chosen, problem, left)
+    refuse(left, layers)
+    smaller = _without(probe.model, accepted, constants)
+    if not hasattr(smaller, "left"):
+        vars(smaller)["left"] = left
     return smaller
 
 
-def _keep(module: Any, names: Sequence[str], axis: int, places: np.ndarray) -> None:
-    """Keep these places of parameters and buffers along an axis."""
-    for name in names:
-        tensor = getattr(module, name)
-        if tensor is None:
-            continue
-        index = torch.from_numpy(places).to(tensor.device)
-        with torch.no_grad():
-            rest = tensor.detach().index_select(axis, index)
-        if isinstance(tensor, nn.Parameter):
-            rest = nn.Parameter(rest, tensor.requires_grad)
-        setattr(module, name, rest)
+def _fails(probe: Probe, model: nn.Module) -> str:
+    """Run a copy, and return the error that it raises."""
+    try:
+        probe.outputs(model)
+    except Exception as error:  # whatever a model says to another width
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
-def _add(module: Any, added: Tensor) -> None:
+def _without(model: nn.Module, chosen: Chosen, constants: Constants) -> nn.Module:
+    """Copy a model without these units, whose constants go into biases."""
+    smaller = copied(model)
+    gone: Removal = {}
+    taken: dict[str, set[int]] = {}
+    for name, index in chosen.items():
+        group = constants.groups[name]
+        for reader in group.readers:
+            added = constants.added(name, index, reader, taken.setdefault(reader.name, set()))
+            module: Any = smaller.get_submodule(reader.name)
+            if added is not None:
+                _add(module, added)
+            places = gone.setdefault((reader.name, "weight", weight_axes(module)[1]), set())
+            places.update(reader.places[index].ravel().tolist())
+        rows = [(group.producer, group.rows), *((p.name, p.places) for p in group.beside)]
+        for part, entries in [*rows, *((norm.name, norm.places) for norm in group.norms)]:
+            for own in ("weight", "bias", "running_mean", "running_var"):
+                axis = weight_axes(smaller.get_submodule(part))[0] if own == "weight" else 0
+                gone.setdefault((part, own, axis), set()).update(entries[index].ravel().tolist())
+        for part in constants.masks[name]:
+            gone.setdefault((part, "mask", -1), set()).update(index.tolist())
+    for (part, own, axis), places in gone.items():
+        _remove(smaller.get_submodule(part), own, axis, places)
+    for part in {part for part, _, _ in gone}:
+        _measure(smaller.get_submodule(part))
+    return smaller
+
+
+def _remove(module: Any, name: str, axis: int, places: set[int]) -> None:
+    """Remove these places of a parameter or buffer along an axis."""
+    tensor = getattr(module, name, None)
+    if tensor is None or (isinstance(module, nn.PReLU) and tensor.numel() == 1):
+        return
+    rest = torch.tensor(sorted(set(range(tensor.shape[axis])) - places), device=tensor.device)
+    with torch.no_grad():
+        kept = tensor.detach().index_select(axis, rest.long())
+    if isinstance(tensor, nn.Parameter):
+        kept = nn.Parameter(kept, tensor.requires_grad)
+    setattr(module, name, kept)
+
+
+def _add(module: Any, added: torch.Tensor) -> None:
     """Add constants to a bias, which is made if there is none."""
     added = added.to(module.weight)
     with torch.no_grad():
@@ -149,7 +171,19 @@ def _add(module: Any, added: Tensor) -> None:
 
 def _measure(module: Any) -> None:
     """Let a layer's attributes tell the shape of its weight."""
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
+    if hasattr(module, "num_features"):
+        tensor = module.weight if module.weight is not None else module.running_mean
+        module.num_features = len(tensor) if tensor is not None else module.num_features
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.numel()
+    elif hasattr(module, "mask"):
+        module.width = module.mask.shape[-1]
     else:
-        module.out_channels, module.in_channels = module.weight.shape[:2]
+        outs, ins = (module.weight.shape[axis] for axis in weight_axes(module))
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = outs, ins
+        elif is_conv1d(module):
+            module.nx, module.nf = ins, outs
+        else:
+            module.groups = outs if module.groups > 1 else 1
+            module.out_channels, module.in_channels = outs, ins * module.groups

@@ -1,10 +1,11 @@
-"""Other remedies, a line each: every one tells the census before and after."""
+"""Remedies other than a reset: every one tells the census before and after."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from companion.detection import UnitReport, census
-from companion.revival.groups import bare
+from companion.detection.rounding import tied
+from companion.detection.session import bare
+from companion.revival.graph import unit_axis
+from companion.revival.groups import unit_groups
 
-__all__ = ["Remedy", "lower_rate", "swap_activation"]
+__all__ = ["Centre", "Remedy", "centre_inputs", "lower_rate", "shift_bias", "swap_activation"]
+
+CONSTANT = 1e-12
+"""A feature whose standard deviation is at most this share of its mean does not vary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,3 +174,229 @@ def lower_rate(
             group["lr"] *= factor
         changed.append(f"learning rate of group {i}: {old:g} -> {float(group['lr']):g}")
     return Remedy(model, before, census(model, loader, **options), tuple(changed))
+
+
+class Centre(nn.Module):
+    """Subtract a mean from the inputs, and divide them by a scale.
+
+    Parameters
+    ----------
+    mean, scale : Tensor
+        Buffers; they broadcast against the inputs.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (x - mean) / scale, of the shape of x."""
+        return (x - self.mean) / self.scale
+
+
+def shift_bias(
+    model: nn.Module,
+    loader: Any,
+    *,
+    p_active: float = 0.5,
+    layers: Sequence[str] | None = None,
+    all_units: bool = False,
+    **options: Any,
+) -> Remedy:
+    r"""Shift biases, in place, until units have a positive pre-activation as often as wanted.
+
+    From the first activation to the last, :math:`b_i` becomes :math:`b_i - q_i`, with
+    :math:`q_i` in the middle between two neighbours among the unit's pre-activations: those that
+    leave a share as close as possible to `p_active` above, and one value at least. Behind a batch
+    norm, which takes the bias away, its β is shifted instead.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        As for `revive`, but what reads the units does not matter.
+    loader
+        For `companion.detection.census`, as are the keywords `options`. The pre-activations of the
+        shifted units are kept in memory, one layer at a time.
+    p_active : float, default 0.5
+        Share of the samples, and positions, between 0 and 1. Pre-activations that are equal but for
+        rounding, as where all inputs of the layer are 0, stay together on one side: those that lie
+        no further from the value at the wanted share than 1e-10 (in float32 1e-6) of the unit's
+        largest. The share is then the nearest that is possible, and the larger of two as near; a
+        unit whose pre-activations are all equal fires at all of them.
+    layers : sequence of str, optional
+        Activations to treat; by default all.
+    all_units : bool, default False
+        Shift the living units too, and not only those that are dead.
+
+    Returns
+    -------
+    Remedy
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a number is out of range, a name unknown, a layer with units to shift has neither bias
+        nor β, or it is not known which layer makes them. The model is as before then, and also if
+        a census fails.
+
+    Notes
+    -----
+    The function changes: what is woken was read with weights that had nothing to do.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
+    >>> _ = nn.init.constant_(net[0].bias, -50.0)
+    >>> print(shift_bias(net, torch.linspace(-1, 1, 1000)[:, None]))
+    1: 2 units shifted by 0.bias
+    layer  units  dead before  after  active before   after
+    1          2            2      0          0.0 %   50.0 %
+    """
+    net = bare(model)
+    if isinstance(layers, str):
+        raise TypeError(f"layers must be a list of names, not {layers!r}")
+    if isinstance(p_active, bool) or not isinstance(p_active, Real):
+        raise TypeError(f"p_active must be a real number, not {p_active!r}")
+    if not 0 < p_active < 1:
+        raise ValueError(f"p_active must be between 0 and 1, not {p_active!r}")
+    before = census(net, loader, **options)
+    groups = unit_groups(net, before)
+    names = [layer.name for layer in before]
+    if wrong := [name for name in layers or () if name not in names]:
+        raise ValueError(f"layers must name activations of {names}, not {wrong[0]!r}")
+    written: list[tuple[nn.Parameter, Tensor]] = []
+    changed = []
+    try:
+        for group in groups:
+            index = np.arange(group.n_units)
+            if not all_units:
+                index = np.flatnonzero(census(net, loader, **options)[group.name].dead)
+            if not len(index) or (layers is not None and group.name not in layers):
+                continue
+            norms = [norm for norm in group.before if norm.module.bias is not None]
+            if group.module is None or not group.direct or len(group.before) > 1:
+                problem = group.problem or "something stands between it and its layer"
+                raise ValueError(f"cannot shift the units of {group.name!r}: {problem}")
+            name, module = group.producer, group.module
+            if group.before:
+                name, module = group.before[-1].name, group.before[-1].module
+            if module.bias is None or (group.before and not norms):
+                raise ValueError(f"cannot shift the units of {group.name!r}: {name} has no bias")
+            z, precision = _outputs(module, index, lambda: census(net, loader, **options))
+            places = torch.from_numpy(index).to(module.bias.device)
+            written.append((module.bias, module.bias.detach().clone()))
+            middles = [_middle(row, p_active, precision) for row in z]
+            shift = torch.tensor(middles, dtype=torch.float64).to(module.bias)
+            with torch.no_grad():
+                module.bias[places] -= shift
+            changed.append(f"{group.name}: {len(index)} units shifted by {name}.bias")
+        return Remedy(model, before, census(net, loader, **options), tuple(changed))
+    except BaseException:
+        with torch.no_grad():
+            for bias, value in reversed(written):
+                bias.copy_(value)
+        raise
+
+
+def _middle(z: np.ndarray, p_active: float, precision: float) -> float:
+    """Find a number that so large a share of these values exceeds, and that none is equal to."""
+    if not np.isfinite(z).all():
+        return 0.0
+    falling, wanted = np.sort(z)[::-1], p_active * len(z)
+    at, same = falling[int(wanted)], precision * np.abs(z).max()
+    above, with_it = int((z > at + same).sum()), int((z >= at - same).sum())
+    n = above if above and wanted - above < with_it - wanted else with_it
+    if n == len(z):
+        return float(falling[-1] - (same or precision))
+    return float(falling[n - 1 : n + 1].mean())
+
+
+def _outputs(
+    module: nn.Module, units: np.ndarray, run: Callable[[], Any]
+) -> tuple[np.ndarray, float]:
+    """Run a model, and return what a layer puts out for these units, of shape (n, values).
+
+    Also return how far apart values may be, relative to the largest, that are equal.
+    """
+    found: list[np.ndarray] = []
+    precisions: list[float] = []
+
+    def look(module: nn.Module, args: Any, output: Tensor) -> None:
+        rows = output.detach().movedim(unit_axis(module, output), 0).flatten(1)
+        found.append(rows[torch.from_numpy(units).to(rows.device)].cpu().double().numpy())
+        precisions.append(tied(output.dtype))
+
+    handle = module.register_forward_hook(look)
+    try:
+        run()
+    finally:
+        handle.remove()
+    return np.concatenate(found, axis=1), max(precisions)
+
+
+def centre_inputs(model: nn.Module, loader: Any, *, scale: bool = False, **options: Any) -> Remedy:
+    """Put a `Centre` in front of a model: its inputs then have mean 0 on a data set.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Stays as it is; the new model shares its parameters.
+    loader
+        For `companion.detection.census`, as are the keywords `options`; it is run twice.
+    scale : bool, default False
+        Divide by the standard deviation too, where that is not 0: more than 1e-12 of the mean,
+        since of a feature that is constant it is 0 but for rounding.
+
+    Returns
+    -------
+    Remedy
+        Its `model` is ``nn.Sequential(Centre(mean, scale), model)``. The mean is one per feature,
+        and for images, (samples, channels, height, width), one per channel.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `companion.detection.census`.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU())
+    >>> with torch.no_grad():
+    ...     _ = net[0].weight.fill_(-1.0), net[0].bias.fill_(0.0)
+    >>> print(centre_inputs(net, torch.linspace(5, 7, 100)[:, None]))
+    0: the inputs' mean is subtracted
+    layer  units  dead before  after  active before   after
+    1          2            2      0          0.0 %   50.0 %
+    """
+    net = bare(model)
+    sums: list[tuple[int, Tensor, Tensor]] = []
+    ends: list[int] = []
+
+    def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0].detach().double()
+        axes = [0, *range(2, x.ndim)] if x.ndim > 3 else [0]
+        ends[:] = [x.ndim]
+        n = x.numel() // x.sum(axes, keepdim=True).numel()
+        mean = x.mean(axes, keepdim=True)[0]
+        sums.append((n, mean, ((x - mean) ** 2).mean(axes, keepdim=True)[0]))
+
+    handle = net.register_forward_pre_hook(look)
+    try:
+        before = census(net, loader, **options)
+    finally:
+        handle.remove()
+    total = sum(n for n, _, _ in sums)
+    mean = sum((n * m for n, m, _ in sums), start=torch.zeros(())) / total
+    square = sum((n * (v + (m - mean) ** 2) for n, m, v in sums), start=torch.zeros(())) / total
+    varies = square.sqrt() > CONSTANT * mean.abs()
+    spread = torch.where(varies, square, 1.0).sqrt() if scale else torch.ones_like(mean)
+    like = next(net.parameters(), mean)
+    centre = Centre(mean.to(like), spread.to(like)).train(net.training)
+    new = nn.Sequential(centre, net)
+    new.training = net.training
+    what = "0: the inputs' mean is subtracted" + (", and their scale divided out" if scale else "")
+    return Remedy(new, before, census(new, loader, **options), (what,))

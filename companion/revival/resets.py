@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +12,18 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from companion.initialization.draws import check_generator
-from companion.revival.choice import Chosen, choose
-from companion.revival.edits import INCOMING, Edit, Incoming, all_or_nothing, own_parameters, plan
-from companion.revival.groups import bare
-from companion.revival.optimizer_state import STATES, check_optimizer, held_keys, reset_state
-from companion.revival.tracing import left_alone
+from companion.checks import choice, generator, real
+from companion.initialization import STDS
+from companion.revival.choice import Chosen, Constants, choose, refuse, without_harm
+from companion.revival.edits import Edit, Incoming, all_or_nothing, plan, tensor_of
+from companion.revival.optimizer_state import (
+    STATES,
+    bare_optimizer,
+    check_optimizer,
+    held_keys,
+    reset_state,
+)
+from companion.revival.probing import Probe, same
 
 if TYPE_CHECKING:
     from companion.detection import UnitReport
@@ -42,6 +49,7 @@ class Revival:
 
     units: dict[str, np.ndarray]  #: the units that were reset, by the activation's name
     touched: tuple[Touched, ...]  #: in the order in which they were written
+    left: dict[str, str] = field(default_factory=dict)  #: what was not, by name, and why
     dry_run: bool = False  #: True if nothing was written
     warnings: tuple[str, ...] = ()  #: where two layers in a row were reset as a whole
 
@@ -60,7 +68,8 @@ class Revival:
         lines = ["  ".join(f"{c:{w}}" for c, w in zip(r, widths, strict=True)) for r in rows]
         what = "would be reset" if self.dry_run else "reset"
         heads = f"{self.n_units} unit{'' if self.n_units == 1 else 's'} {what}"
-        notes = [f"warning: {text}" for text in self.warnings]
+        notes = [f"left {name!r}: {why}" for name, why in self.left.items()]
+        notes += [f"warning: {text}" for text in self.warnings]
         return "\n".join(x.rstrip() for x in [heads, *(lines if self.touched else []), *notes])
 
 
@@ -75,7 +84,7 @@ def revive(
     model: nn.Module,
     report: UnitReport,
     *,
-    rng: np.random.Generator,
+    rng: np.random.Generator | int | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     tau: float = 0.0,
     units: Mapping[str, ArrayLike] | None = None,
@@ -83,7 +92,9 @@ def revive(
     skip: Sequence[str] = (),
     incoming: Incoming | None = None,
     state: str = "seed",
-    batch: Tensor | None = None,
+    example: Any = None,
+    call: Any = None,
+    batch: Any = None,
     dry_run: bool = False,
 ) -> Revival:
     r"""Reset dead units, in place: what leads into them is drawn anew, what leads out is zero.
@@ -91,25 +102,25 @@ def revive(
     A unit's incoming weights are drawn, its bias is 0, its entries of batch norms let everything
     pass (γ = 1, β = 0, running mean 0 and variance 1), its outgoing weights are 0, and the
     optimizer forgets what it knew of all of these. Call it after ``optimizer.step()``, before the
-    next forward pass; `revive_every` does. All is checked before anything is written.
+    next forward pass; `revive_every` does. All is tried on a copy before anything is written; what
+    cannot be done safely is left, and the record's `left` says why.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Linear layers and convolutions, on the way from one to the next batch norm, dropout, pooling
-        and flattening; `unit_groups` shows what is known of it.
+        Any; `unit_groups` shows what is known of it.
     report : UnitReport
         Of this model as it is now, by `census` or `watch`.
-    rng : numpy.random.Generator
+    rng : numpy.random.Generator or int, optional
         Draws the weights; untouched by a dry run.
     optimizer : torch.optim.Optimizer, optional
         SGD, Adam, AdamW, RMSprop, or another that keeps the same. Without it only weights change,
         and an optimizer in use would move the fresh weights by old momentum.
     tau : float, default 0
         At 0, dead units, whose derivative is zero on every sample; what they put out must be
-        constant, as is the 0 of a ReLU. (A hard tanh that jumps from -1 to 1 has no derivative
-        either, yet tells something, and stays.) Above 0 also those whose dormancy score is at
-        most τ; the function changes then.
+        constant but for rounding, as is the 0 of a ReLU. (A hard tanh that jumps from -1 to 1 has
+        no derivative either, yet tells something, and stays.) Above 0 also those whose dormancy
+        score is at most τ; the function changes then.
     units : dict of str to array_like of int, optional
         Units to reset instead, by the activation's name.
     layers, skip : sequence of str, optional
@@ -130,26 +141,27 @@ def revive(
         second ones the median over the living units: fresh weights start gently and never exceed
         the usual step, and survivors notice nothing. (Where no unit of a tensor is left, moments
         and t of the whole tensor start at 0, as in a new one.)
-    batch : Tensor, optional
-        Inputs. From them the running statistics of fresh batch-norm entries are estimated; else
-        they are 0 and 1 until training has moved them (0.9 to the power of t is left after t steps
-        at PyTorch's momentum of 0.1), and the units have a wrong scale in evaluation mode. Needed
-        where the model reshapes by numbers, see `unit_groups`.
+    example, call
+        As for `unit_groups`.
+    batch : Tensor, tuple or dict, optional
+        More inputs, of the same form as an example. From them the running statistics of fresh
+        batch-norm entries are estimated; else they are 0 and 1 until training has moved them (0.9
+        to the power of t is left after t steps at PyTorch's momentum of 0.1), and the units have a
+        wrong scale in evaluation mode.
     dry_run : bool, default False
         Return what would be written, and write nothing.
 
     Returns
     -------
     Revival
-        Every tensor and index that was written.
+        Every tensor and index that was written, and what was left.
 
     Raises
     ------
     ValueError
-        If units were chosen in a layer that cannot be touched safely, by its name; if a report is
-        of another model or holds NaN units, τ is negative, the optimizer doesn't hold a parameter
-        or keeps what is not known; if constants cannot be taken over, below. Then model, optimizer
-        and report are as before.
+        If `layers` or `units` name something that cannot be touched safely; if a report is of
+        another model, τ is negative, the optimizer doesn't hold a parameter or keeps what is not
+        known. Then model, optimizer and report are as before.
     TypeError
         If an argument is of the wrong kind.
 
@@ -157,7 +169,7 @@ def revive(
     -----
     At τ = 0 the function stays the same. What dead units put out, as behind a batch norm or where
     a sigmoid is stuck at 1, goes into the biases of the next layer; where that pads with zeros or
-    has no bias, this cannot be, and the call is refused. In training mode the function is the same
+    has no bias, this cannot be, and the layer is left. In training mode the function is the same
     if no batch norm stands behind the activation. Gradients that wait at written places become 0.
     If two layers in a row are reset as a whole, the weights between them are zero and no gradient
     passes a ReLU there: the record's `warnings` say so, and the weights should be drawn anew.
@@ -186,43 +198,71 @@ def revive(
     >>> bool((net(x) == before).all()), int(census(net, x)["1"].dead.sum())
     (True, 0)
     """
-    model = bare(model)
-    check_generator(rng)
-    if state not in STATES:
-        raise ValueError(f"state must be one of {STATES}, not {state!r}")
-    if isinstance(incoming, str) and incoming not in INCOMING:
-        raise ValueError(f"incoming must be callable or of {sorted(INCOMING)}, not {incoming!r}")
-    chosen = choose(model, report, tau=tau, units=units, layers=layers, skip=skip, batch=batch)
-    edits = plan(report, chosen, incoming)
-    own = own_parameters(edits)
-    frozen = [name for name, p in own.items() if not p.requires_grad]
-    if frozen:
-        raise ValueError(
-            f"model has frozen parameters that could not learn again: {', '.join(frozen)}. Nothing "
-            "was changed; skip= leaves layers out"
-        )
+    start = check_options(rng, tau, state, incoming)
+    if not isinstance(dry_run, bool | np.bool_):
+        raise TypeError(f"dry_run must be True or False, not {dry_run!r}")
+    optimizer = None if optimizer is None else bare_optimizer(optimizer)
+    probe = Probe(model, report, example, call)
+    chosen, left, constants = choose(
+        probe, report, tau=tau, units=units, layers=layers, skip=skip, frozen=True
+    )
+    before, within = probe.outputs(probe.copy()), probe.tolerance()
+
+    def planned(chosen: Chosen) -> tuple[list[Edit], np.random.Generator]:
+        """Plan with the numbers that come next, and return the generator after them."""
+        rng = copy.deepcopy(start)
+        return plan(chosen, constants, incoming, rng), rng
+
+    def problem(chosen: Chosen) -> str:
+        """Tell if outputs change; of living units, if they are more than no longer read."""
+        edits, expected = planned(chosen)[0], before
+        if any(not report[name].dead[index].all() for name, index in chosen.items()):
+            expected = _outputs(probe, [edit for edit in edits if edit.unread])
+        found = _outputs(probe, edits)
+        return "" if same(expected, found, within) else "the function would change"
+
+    accepted = without_harm(chosen, problem, left)
+    refuse(left, units, layers)
+    edits, end = planned(accepted)
+    written = {edit.name: tensor_of(probe.model, edit.name) for edit in edits}
+    own = {name: t for name, t in written.items() if isinstance(t, nn.Parameter)}
     if optimizer is not None:
         check_optimizer(optimizer, own)
     if not dry_run:
-        for edit in edits:
-            if edit.draw is not None:
-                edit.values = torch.from_numpy(np.ascontiguousarray(edit.draw(rng)))
-        with all_or_nothing(edits, optimizer), torch.no_grad():
+        with all_or_nothing([*written.values()], optimizer), torch.no_grad():
             for edit in edits:
-                edit.apply()
+                tensor = edit.apply(probe.model)
                 if optimizer is not None and not edit.add:
-                    places = edit.axis, edit.places, edit.living
-                    reset_state(optimizer, edit.tensor, *places, state)
+                    reset_state(optimizer, tensor, edit.axis, edit.places, edit.living, state)
             if batch is not None:
-                _estimate(model, chosen, batch)
-    touched = tuple(_touched(edit, optimizer, state) for edit in edits)
-    units_of = {group.name: index for group, index in chosen}
-    return Revival(units_of, touched, dry_run, tuple(_deadlocks(chosen)))
+                _estimate(probe, accepted, constants, batch)
+        start.bit_generator.state = end.bit_generator.state
+    touched = tuple(_touched(edit, probe.model, optimizer, state) for edit in edits)
+    return Revival(accepted, touched, left, dry_run, tuple(_deadlocks(accepted, constants)))
 
 
-def _deadlocks(chosen: Chosen) -> Iterator[str]:
+def _outputs(probe: Probe, edits: list[Edit]) -> list[Tensor]:
+    """Return what a copy puts out with these edits."""
+    model = probe.copy()
+    with torch.no_grad():
+        for edit in edits:
+            edit.apply(model)
+    return probe.outputs(model)
+
+
+def check_options(rng: Any, tau: Any, state: Any, incoming: Any) -> np.random.Generator:
+    """Check what has nothing to do with the model, and return a generator."""
+    real("tau", tau, 0)
+    choice("state", state, STATES)
+    if incoming is not None and not callable(incoming):
+        choice("incoming", incoming, STDS)
+    return generator("rng", rng)
+
+
+def _deadlocks(chosen: Chosen, constants: Constants) -> Iterator[str]:
     """Name pairs of layers that are reset as a whole, where the second reads the first."""
-    whole = [group for group, index in chosen if len(index) == group.n_units]
+    groups = [constants.groups[name] for name in chosen]
+    whole = [group for group in groups if len(chosen[group.name]) == group.n_units]
     for first in whole:
         for second in whole:
             if second.producer in [reader.name for reader in first.readers]:
@@ -233,29 +273,31 @@ def _deadlocks(chosen: Chosen) -> Iterator[str]:
                 )
 
 
-def _touched(edit: Edit, optimizer: torch.optim.Optimizer | None, rule: str) -> Touched:
-    keys = () if edit.add else held_keys(optimizer, edit.tensor, rule)
+def _touched(edit: Edit, model: nn.Module, optimizer: Any, rule: str) -> Touched:
+    keys = () if edit.add else held_keys(optimizer, tensor_of(model, edit.name), rule)
     index = np.sort(edit.places.ravel())
     return Touched(edit.layer, edit.name, edit.axis, index, edit.now, keys)
 
 
-def _estimate(model: nn.Module, chosen: Chosen, batch: Tensor) -> None:
+def _estimate(probe: Probe, chosen: Chosen, constants: Constants, batch: Any) -> None:
     """Set the running statistics of fresh entries to those of a batch, from layer to layer."""
-    handles: list[Any] = []
-    for group, index in chosen:
-        for norm in group.norms:
-            places = torch.from_numpy(norm.places(index, group.n_units).ravel())
+    model = probe.copy()
+    norms = [
+        (norm.name, norm.places[index].ravel())
+        for name, index in chosen.items()
+        for norm in constants.groups[name].norms
+        if norm.module.running_mean is not None
+    ]
+    for name, places in norms:
+        index = torch.from_numpy(places)
 
-            def look(module: Any, args: tuple[Tensor, ...], places: Tensor = places) -> None:
-                if module.running_mean is not None:
-                    x = args[0].transpose(0, 1).flatten(1)[places.to(args[0].device)]
-                    module.running_mean[places] = x.mean(1)
-                    module.running_var[places] = x.var(1)
+        def look(module: Any, args: tuple[Tensor, ...], index: Tensor = index) -> None:
+            x = args[0].transpose(0, 1).flatten(1)[index.to(args[0].device)]
+            module.running_mean[index], module.running_var[index] = x.mean(1), x.var(1)
 
-            handles.append(norm.module.register_forward_pre_hook(look))
-    try:
-        with left_alone(model):
-            model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+        model.get_submodule(name).register_forward_pre_hook(look)
+    probe.outputs(model, batch)
+    for name, places in norms:
+        for attribute in ("running_mean", "running_var"):
+            old = tensor_of(probe.model, f"{name}.{attribute}")
+            old[places] = tensor_of(model, f"{name}.{attribute}")[places]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from companion.detection import census
-from companion.initialization.draws import check_generator
+from companion.detection.session import bare
+from companion.revival.choice import check_names
 from companion.revival.edits import Incoming
-from companion.revival.groups import bare
-from companion.revival.resets import Revival, revive
+from companion.revival.optimizer_state import bare_optimizer
+from companion.revival.resets import Revival, check_options, revive
 
 if TYPE_CHECKING:
     from companion.detection import UnitReport
@@ -43,12 +43,7 @@ class Reviver:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
 
@@ -57,14 +52,16 @@ def revive_every(
     optimizer: torch.optim.Optimizer,
     source: Any,
     *,
-    rng: np.random.Generator,
+    rng: np.random.Generator | int | None = None,
     every: int = 1000,
     tau: float = 0.0,
     layers: Sequence[str] | None = None,
     skip: Sequence[str] = (),
     incoming: Incoming | None = None,
     state: str = "seed",
-    batch: Tensor | None = None,
+    example: Any = None,
+    call: Any = None,
+    batch: Any = None,
 ) -> Reviver:
     """Reset dead units after every so many steps of an optimizer, from a hook.
 
@@ -74,12 +71,12 @@ def revive_every(
     Parameters
     ----------
     model, optimizer
-        As for `revive`.
+        As for `revive`; of a wrapper such as accelerate's, its ``optimizer`` counts the steps.
     source : loader or callable
         What `companion.detection.census` takes: a census over it is taken each time, in evaluation
         mode. Or a callable without arguments that returns a report, such as the ``report`` of a
         `watch`, which tells of all that was seen since the watch began or was cleared.
-    rng, tau, layers, skip, incoming, state, batch
+    rng, tau, layers, skip, incoming, state, example, call, batch
         As for `revive`.
     every : int, default 1000
         Steps between two resets.
@@ -116,17 +113,25 @@ def revive_every(
     [3, 0, 0]
     """
     bare(model)
-    check_generator(rng)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {optimizer!r}")
+    generator = check_options(rng, tau, state, incoming)
+    for name, given in (("layers", layers), ("skip", skip)):
+        check_names(name, given)
+    optimizer = bare_optimizer(optimizer)
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    if not held & set(model.parameters()):
+        raise ValueError("optimizer must hold the model's parameters, but holds none of them")
+    if not callable(source) and (
+        not isinstance(source, Iterable) or isinstance(source, str | bytes | Mapping)
+    ):
+        raise TypeError(f"source must be a loader or callable, not {type(source).__name__}")
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"every must be a whole number of at least 1, not {every!r}")
 
     def once() -> Revival:
-        report: UnitReport = source() if callable(source) else census(model, source)
+        report: UnitReport = source() if callable(source) else census(model, source, call=call)
         return revive(
-            model, report, optimizer=optimizer, rng=rng, tau=tau, layers=layers, skip=skip,
-            incoming=incoming, state=state, batch=batch,
+            model, report, optimizer=optimizer, rng=generator, tau=tau, layers=layers, skip=skip,
+            incoming=incoming, state=state, example=example, call=call, batch=batch,
         )  # fmt: skip
 
     return Reviver(optimizer, every, once)

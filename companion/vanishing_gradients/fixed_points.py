@@ -7,30 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 
 import numpy as np
 
 from companion.quadrature import Moments
 
+__all__ = [
+    "CLOSE", "FixedPointError", "correlation_fixed_point", "critical_variance", "depth_scale",
+    "variance_fixed_point",
+]  # fmt: skip
+
 CLOSE = 1e-9  # a factor per layer this close to 1 counts as 1
-HUGE = 1e18  # no fixed point is looked for beyond
+_HUGE = 1e18  # no fixed point is looked for beyond
 _ROUNDING = 1 + 2e-15  # a variance has grown if by more than rounding errors
 
 
 class FixedPointError(ValueError):
     """There is no such fixed point; the message says why, and what to do."""
-
-
-def check(**numbers: float) -> None:
-    """Refuse what is no real number, negative, too large, or 0 where only `sigma_b`, `q` may be."""
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name} must be a real number, not {value!r}")
-        zero = name in ("sigma_b", "q")
-        if not (0 < value < 1e9 or (zero and value == 0)):
-            allowed = "not negative" if zero else "positive"
-            raise ValueError(f"{name} must be {allowed} and below 1e9, got {value!r}")
 
 
 def variance_fixed_point(moments: Moments, sigma_w: float, sigma_b: float, q: float) -> float:
@@ -57,7 +50,7 @@ def variance_fixed_point(moments: Moments, sigma_w: float, sigma_b: float, q: fl
     if q == 0:
         return 0.0
     grows = grow(np.array(q))
-    found = _crossing(grow, q, HUGE if grows else least / 2 or min(1e-12, q / 2))
+    found = _crossing(grow, q, _HUGE if grows else least / 2 or min(1e-12, q / 2))
     if grows and found is None:
         raise FixedPointError(
             f"{name}: from q = {q:g} the variance grows without end. Choose a smaller sigma_w or q"
@@ -95,7 +88,7 @@ def critical_variance(moments: Moments, sigma_b: float) -> float:
         q: float | None = 0.0
         repels = moments.square(1e-4) > 1.000001e-4 * moments.slope_square(0.0)
     else:
-        q = _crossing(grow, min(sigma_b**2 or 1.0, 1e-12), HUGE)
+        q = _crossing(grow, min(sigma_b**2 or 1.0, 1e-12), _HUGE)
         repels = q is not None and moments.growth(q) > moments.slope_square(q)
     name = f"{moments.activation.name} with sigma_b = {sigma_b:g}"
     if q is None:

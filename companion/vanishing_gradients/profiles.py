@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from companion.untouched import untouched
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor, nn
+
+__all__ = ["SignalProfile", "signal_profile"]
 
 _SMALL, _LARGE = 1e-12, 1e18  # between them squares stay within single precision
 
@@ -69,11 +73,11 @@ def signal_profile(
 ) -> SignalProfile:
     r"""Measure signal and gradient in each layer of a model, on one batch.
 
-    A layer is a module with a weight of two or more axes (linear, convolution, ...); it has a row
-    for each of its calls. Its output is measured before whatever follows, which may change it in
-    place. The model is run once, as it is, in training or evaluation mode, on its device; then its
-    gradients, buffers, flags and hooks are as before, and so is PyTorch's random state, even if it
-    raised an exception.
+    A layer is a module with a weight of two or more axes (linear, convolution, ...), or a recurrent
+    or attention layer of PyTorch as a whole; it has a row for each of its calls. Its output is
+    measured before whatever follows, which may change it in place. The model is run once, as it is,
+    in training or evaluation mode, on its device; then it is bit for bit as before, and so are all
+    random states, even if it raised an exception (see `companion.untouched`).
 
     Parameters
     ----------
@@ -127,30 +131,33 @@ def signal_profile(
     names: list[str] = []
     signals: list[tuple[float, float]] = []
     of_outputs: list[float] = []
-    weights: list[Tensor] = []
+    weights: list[list[Tensor]] = []
     frozen: list[Any] = []  # outputs to which no weight of the same layer calls the gradient
 
-    def look(name: str, module: nn.Module, _: Any, output: Any) -> Any:
+    def look(name: str, whole: bool, module: nn.Module, _: Any, given: Any) -> Any:
+        own: list[Any] = (
+            [p for p in module.parameters() if p.ndim >= 2] if whole else [module.weight]
+        )
+        output = given[0] if whole and isinstance(given, tuple) else given  # with states behind it
         if not isinstance(output, torch.Tensor):
             return None
-        weight = cast("Tensor", module.weight)
-        trained = output.requires_grad and weight.requires_grad
+        trained = output.requires_grad and any(weight.requires_grad for weight in own)
         if not output.requires_grad:  # nothing up to here has a gradient, but what follows may
             with torch.enable_grad():
                 output = output.detach().requires_grad_().clone()
         calls[name] += 1
         names.append(name if calls[name] == 1 else f"{name} ({calls[name]})")
         signals.append(_signal(output.detach(), len(x)))
-        weights.append(weight)
+        weights.append([weight for weight in own if weight.requires_grad])
         if not trained:
             frozen.append(get_gradient_edge(output))
         of_outputs.append(0.0)
 
         def keep(gradient: Tensor, place: int = len(of_outputs) - 1) -> None:
-            of_outputs[place] = _rms(gradient) * len(x)
+            of_outputs[place] = _rms([gradient]) * len(x)
 
         output.register_hook(keep)  # for the output as it is now, even if changed in place later
-        return output
+        return output if output is given or not isinstance(given, tuple) else (output, *given[1:])
 
     with untouched(model), torch.inference_mode(False), cached():  # with gradients
         x, y = _batch(model, x, y)
@@ -160,19 +167,22 @@ def signal_profile(
         value = (loss or _loss)(output, y)
         if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
             raise ValueError(f"loss must be one number that depends on the model, not {value!r}")
-        wanted = [weight for weight in weights if weight.requires_grad]
+        wanted = [weight for own in weights for weight in own]
         found = iter(torch.autograd.grad(value, [*wanted, *frozen], allow_unused=True))
-    of_weights = [_rms(next(found)) if weight.requires_grad else math.nan for weight in weights]
+    of_weights = [_rms([next(found) for _ in own]) if own else math.nan for own in weights]
     rms, cosine = np.array(signals).T
     return SignalProfile(np.array(names), rms, np.array(of_outputs), np.array(of_weights), cosine)
 
 
-def _call(model: nn.Module, x: Tensor, look: Callable[[str, nn.Module, Any, Any], Any]) -> Any:
+def _call(model: nn.Module, x: Tensor, look: Callable[..., Any]) -> Any:
     """Run the model, with a look at the output of every layer."""
+    from torch import nn
+
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            if getattr(getattr(module, "weight", None), "ndim", 0) >= 2:
-                called = partial(look, name or type(module).__name__)
+            whole = isinstance(module, nn.RNNBase | nn.MultiheadAttention)
+            if whole or getattr(getattr(module, "weight", None), "ndim", 0) >= 2:
+                called = partial(look, name or type(module).__name__, whole)
                 hooks.callback(module.register_forward_hook(called).remove)
         return model(x)
 
@@ -197,16 +207,20 @@ def _signal(output: Tensor, n: int) -> tuple[float, float]:
     return rms, cosine
 
 
-def _rms(gradient: Tensor | None) -> float:
+def _rms(gradients: Sequence[Tensor | None]) -> float:
+    """Root mean square of all these numbers; what is None has no gradient."""
+    parts = [_rows(gradient) for gradient in gradients if gradient is not None]
+    count = sum(rows.numel() for rows in parts)
+    return math.hypot(*map(_norm, parts)) / count**0.5 if count else 0.0
+
+
+def _norm(rows: Tensor) -> float:
     import torch
 
-    if gradient is None:
-        return 0.0
-    rows = _rows(gradient)
     norm = float(torch.linalg.vector_norm(torch.linalg.vector_norm(rows, dim=1).double()))
     if not _SMALL < norm < _LARGE:
         norm = float(torch.linalg.vector_norm(rows.double()))
-    return norm / rows.numel() ** 0.5
+    return norm
 
 
 def _rows(t: Tensor) -> Tensor:
@@ -269,27 +283,3 @@ def _loss(output: Any, y: Tensor) -> Tensor:
             f"{tuple(shape)}, but holds {y.min()} to {y.max()}"
         )
     return cross_entropy(output, y)
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Give back every buffer and PyTorch's random state as they were."""
-    import torch
-
-    kept: list[tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]] = []
-    for module in model.modules():
-        before: dict[str, Any] = dict(module._buffers)
-        values = {name: b.clone() for name, b in before.items() if b is not None}
-        kept.append((module._buffers, before, values))
-    devices = {p.device for p in model.parameters() if p.is_cuda}
-    with torch.random.fork_rng(list(devices)):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffers, before, values in kept:
-                    buffers.clear()
-                    buffers.update(before)
-                    for name, value in values.items():
-                        if not torch.equal(before[name], value):
-                            before[name].copy_(value)

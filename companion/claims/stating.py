@@ -1,19 +1,4 @@
-"""State what the prose is about to say, and fail where it isn't so.
-
-A chapter's cell calls `claim` with what it has just measured. There are three kinds, by what the
-sentence says: a **theory** names the value expected and how far off theory allows it to be; an
-**estimate** is a mean over seeds with its interval, and nothing about it is set by hand; an
-**order** says on which side of a bound the whole interval lies. The call prints one line, which is
-stored with the notebook, compared when the notebook is run again, linked from the prose and listed
-in the ledger; `Claim.parse` reads the line back. Identities are no claims: they are `check`.
-
-Used in every chapter; listed in the chapter `claims`.
-
->>> claim("he-preserves-rms", 0.998, expect=1.0, within=0.02, source="He et al. 2015, eq. 10")
-✓ he-preserves-rms: 0.998 (expected 1.00 ± 0.02; He et al. 2015, eq. 10)
->>> claim("accuracy", [96.1, 95.7, 96.4, 95.9], unit="%")
-✓ accuracy: 96.0 ± 0.5 % over 4 seeds (estimate)
-"""
+"""What a cell states about what it has measured: `claim`, `check`, and the `interval` of seeds."""
 
 from __future__ import annotations
 
@@ -24,12 +9,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from companion.checks import choice, real
 
 __all__ = ["VARIES", "Claim", "ClaimError", "check", "claim", "interval"]
 
@@ -225,7 +211,26 @@ def claim(
     >>> claim("gain", [2.1, 1.7, 2.4, 1.9], above=0, unit="points")
     ✓ gain: 2.0 ± 0.5 points over 4 seeds (above 0)
     """
-    _check_arguments(id, expect, within, above, below, unit, varies, source)
+    if not isinstance(id, str) or not _ID.fullmatch(id):
+        raise ValueError(f"id must be kebab-case, like 'half-active-at-init', not {id!r}")
+    for name, bound in (("expect", expect), ("above", above), ("below", below)):
+        if bound is not None:
+            real(name, bound)
+    if within is not None:
+        real("within", within, 0)
+    if expect is not None and not (above is None and below is None):
+        raise ValueError(f"{id}: give either expect, or above and/or below")
+    if (expect is None) != (within is None):
+        raise ValueError(f"{id}: expect and within go together")
+    if above is not None and below is not None and not above < below:
+        raise ValueError(f"above must be less than below, not {above!r} and {below!r}")
+    if expect is not None and within == 0 and not float(expect).is_integer():
+        raise ValueError("within=0 is for whole numbers; give a tolerance for a measured one")
+    choice("varies", varies, (*VARIES, None))
+    if not isinstance(unit, str) or re.search(r"[\d(;]|over", unit):
+        raise ValueError(f"unit must be text without digits, '(' and ';', not {unit!r}")
+    if not isinstance(source, str) or "\n" in source:
+        raise ValueError(f"source must be one line of text, not {source!r}")
     try:
         values, lost = _measured_values(id, value, overflowed)
     except ClaimError as error:
@@ -283,8 +288,7 @@ def check(says: str, value: ArrayLike, expected: ArrayLike, *, within: float = 0
     """
     if not isinstance(says, str) or not says.strip() or "\n" in says:
         raise ValueError(f"says must be one line of text, not {says!r}")
-    if not 0 <= within < math.inf:
-        raise ValueError(f"within must be finite and not negative, not {within!r}")
+    within = real("within", within, 0)
     got, wanted = (np.asarray(given, dtype=float) for given in (value, expected))
     if not (np.isfinite(got).all() and np.isfinite(wanted).all()):
         raise ClaimError(f"✗ check: {says}: not all of it is a finite number")
@@ -354,44 +358,6 @@ def _measured_values(
             "finite number; if nets have overflowed, say which: overflowed="
         )
     return values, lost
-
-
-def _check_arguments(
-    id: str,
-    expect: float | None,
-    within: float | None,
-    above: float | None,
-    below: float | None,
-    unit: str,
-    varies: str | None,
-    source: str,
-) -> None:
-    """Refuse arguments that make no claim."""
-    if not isinstance(id, str) or not _ID.fullmatch(id):
-        raise ValueError(f"id must be kebab-case, like 'half-active-at-init', not {id!r}")
-    for name, bound in (("expect", expect), ("within", within), ("above", above), ("below", below)):
-        if bound is None:
-            continue
-        if not isinstance(bound, Real) or isinstance(bound, bool):
-            raise TypeError(f"{name} must be a real number, not {bound!r}")
-        if not math.isfinite(bound):
-            raise ValueError(f"{name} must be finite, not {bound!r}")
-    if expect is not None and not (above is None and below is None):
-        raise ValueError(f"{id}: give either expect, or above and/or below")
-    if (expect is None) != (within is None):
-        raise ValueError(f"{id}: expect and within go together")
-    if within is not None and within < 0:
-        raise ValueError(f"within must not be negative, not {within!r}")
-    if above is not None and below is not None and not above < below:
-        raise ValueError(f"above must be less than below, not {above!r} and {below!r}")
-    if within == 0 and not isinstance(expect, Integral) and not float(expect or 0).is_integer():
-        raise ValueError("within=0 is for whole numbers; give a tolerance for a measured one")
-    if varies is not None and varies not in VARIES:
-        raise ValueError(f"varies must be one of {sorted(VARIES)} or None, not {varies!r}")
-    if not isinstance(unit, str) or re.search(r"[\d(;]|over", unit):
-        raise ValueError(f"unit must be text without digits, '(' and ';', not {unit!r}")
-    if not isinstance(source, str) or "\n" in source:
-        raise ValueError(f"source must be one line of text, not {source!r}")
 
 
 def _last_place(tolerance: float) -> int:
