@@ -584,6 +584,8 @@ COMPOSED = [
     (lambda z: z * 0.5 * (1.0 + torch.erf(z / 2**0.5)), functional.gelu),
     (hard_swish_in_place, functional.hardswish),
     (lambda z: z * nn.ReLU6(inplace=True)(z + 3) / 6, functional.hardswish),
+    (lambda z: z * functional.relu6(z + 3).div_(6), functional.hardswish),
+    (lambda z: z.mul_(functional.relu6((z * 2).div_(2).add_(3)).div_(6)), functional.hardswish),
     (lambda z: z * torch.tanh(functional.softplus(z)), functional.mish),
     (lambda z: z * functional.softplus(z).tanh(), functional.mish),
     (elu_by_hand, functional.elu),
@@ -633,6 +635,26 @@ def test_what_is_no_activation_is_none():
     report = census(net, inputs())
     assert sorted(report.names) == ["sigmoid()", "silu()"]
     assert {layer.name: layer.made_by for layer in report} == {"sigmoid()": "b", "silu()": "a"}
+
+
+def test_what_is_scaled_in_place_is_judged_by_what_it_was():
+    """A hard sigmoid by hand is the ReLU6 in it, at the numbers before they are divided."""
+    x, layer = inputs(dtype=torch.float64), spread()
+    report = census(Calls(lambda z: functional.relu6(z + 3).div_(6), layer), x)
+    z = layer(x).detach() + 3
+    assert report.names == ["relu6()"]
+    np.testing.assert_array_equal(report[0].active, ((z > 0) & (z < 6)).sum(0))
+    np.testing.assert_allclose(report[0].mean, functional.relu6(z).mean(0))
+
+
+def test_an_output_that_goes_two_ways_is_counted_once():
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        return self.b(h * 2) + self.b(h * 3) + self.b(h)
+
+    net = Forward(forward, a=nn.Linear(5, 7), b=nn.Linear(7, 7))
+    report = census(net, torch.randn(30, 5))
+    assert (report.names, report[0].n_seen, report[0].n_values) == (["relu()"], 30, 30)
 
 
 def test_one_after_another_is_two():

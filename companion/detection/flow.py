@@ -145,6 +145,7 @@ class Flow(TorchFunctionMode):
         self._trails: dict[int, tuple[weakref.ref[Tensor], Trail]] = {}
         self._formulas: dict[int, _Formula] = {}  # of tensors that have a trail
         self._pending: dict[int, tuple[Tensor, _Formula]] = {}  # not judged yet
+        self._judged: set[int] = set()  # places of calls that are
 
     # ---- what is known of a tensor --------------------------------------------------------------
 
@@ -235,8 +236,11 @@ class Flow(TorchFunctionMode):
     ) -> _Step | None:
         """Judge what goes no further; say what the call computes, if it is elementwise."""
         if in_place and given:
-            if name in _LINES and (step := self._joined_in_place(func, args, kwargs, given)):
-                return step
+            operands = [t for t in given if not self._constant(t)]
+            if name in _LINES and operands and operands[0] is given[0]:
+                how = self._joined_in_place if len(operands) > 1 else self._line_in_place
+                if step := how(func, args, kwargs, operands):
+                    return step
             self.overwritten(given[0])
         step = None
         elementwise = name in FUNCTIONS or (name in _LINES | _BENDS and not in_place)
@@ -254,20 +258,33 @@ class Flow(TorchFunctionMode):
         return step
 
     def _joined_in_place(
-        self, func: Any, args: Any, kwargs: Any, given: list[Tensor]
+        self, func: Any, args: Any, kwargs: Any, operands: list[Tensor]
     ) -> _Step | None:
         """Put together x.mul_(sigmoid(x)) and its like, which overwrite what they are made of."""
-        operands = [t for t in given if not self._constant(t)]
-        step = self._step(func, args, kwargs, operands) if len(operands) > 1 else None
-        if step is None or given[0] is not operands[0]:
+        step = self._step(func, args, kwargs, operands)
+        if step is None:
             return None
         self._subsume(step.formula)
         root = step.formula.root
-        if root is given[0]:
-            root = given[0].detach().clone()
+        if root is operands[0]:
+            root = operands[0].detach().clone()
             self.note(root, step.trail)
-        self.overwritten(given[0])
+        self.overwritten(operands[0])
         return replace(step, formula=replace(step.formula, root=root))
+
+    def _line_in_place(
+        self, func: Any, args: Any, kwargs: Any, operands: list[Tensor]
+    ) -> _Step | None:
+        """Put together relu6(x + 3).div_(6) and its like, which overwrite a part of a formula."""
+        (t,) = operands
+        _, formula = self._pending.get(id(t), (None, self._formulas.get(id(t))))
+        if formula is None or formula.root is t or (formula.calls and id(t) not in self._pending):
+            return None
+        self._pending.pop(id(t), None)
+        calls = tuple(replace(c, h=t.clone()) if c.h is t else c for c in formula.calls)
+        self._formulas[id(t)] = replace(formula, calls=calls)
+        self.overwritten(t)
+        return self._step(func, args, kwargs, operands)
 
     def _constant(self, t: Tensor) -> bool:
         return t.numel() == 1 or self.trail(t).fixed
@@ -432,7 +449,9 @@ class Flow(TorchFunctionMode):
             trail = self.trail(formula.root)
             calls = (self._call(own_rule("composed", formula.run), formula.root, t, trail, None),)
         for call in calls:
-            self.judge(call)
+            if call.place not in self._judged:  # where its output goes two ways
+                self._judged.add(call.place)
+                self.judge(call)
         self._formulas[id(t)] = replace(formula, calls=(), n_bends=0, judged=True)
 
     def finish(self) -> None:
