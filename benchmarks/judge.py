@@ -302,7 +302,8 @@ class Judge(TorchDispatchMode):
             next(self.order), self.path[-1], _not_in_place(func), *here, bends=name in BENDS,
             curves=name in CURVES or _bent(name, here[0]),
         )  # fmt: skip
-        self._remember(out, node, made)
+        known_out = self._remember(out, node, made)
+        known_out.version += func._schema.is_mutable  # which is counted up only afterwards
 
     def _gate(self, args: Any, before: dict[int, Known]) -> None:
         """Note the sigmoid that is inside `glu`."""
