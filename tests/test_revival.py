@@ -1244,6 +1244,61 @@ def test_an_example_comes_in_many_forms(example, call, problem):
     assert bool(prune(model, report, **options).left) == bool(problem)
 
 
+class Wrapped(nn.Module):
+    """An activation as transformers has them: a module that calls one."""
+
+    def forward(self, z):
+        return F.relu(z)
+
+
+@pytest.mark.parametrize("own", [(), (Wrapped,)])
+def test_a_module_that_calls_an_activation_is_known_by_either_name(own):
+    model, x = nn.Sequential(linear(), Wrapped(), linear()), torch.randn(20, 4)
+    with torch.no_grad():
+        model[0].bias[:] = torch.tensor([9, -100, 9, 9])
+    report = census(model, x, activations=own)
+    assert report[0].activation == ("wrapped" if own else "relu")
+    assert prune(model, report)[0].out_features == 3
+    assert revive(model, report).units[report[0].name].tolist() == [1]
+
+
+class Excites(nn.Module):
+    """Units are multiplied with gates that are made of all of them (squeezed), or of the input."""
+
+    def __init__(self, squeezes):
+        super().__init__()
+        self.squeezes, self.x = squeezes, linear(4, 3)
+        self.a, self.norm, self.squeeze = linear(4, 6), nn.BatchNorm1d(6), linear(6, 3)
+        self.excite, self.b = linear(3, 6), linear(6, 3)
+
+    def forward(self, x):
+        h = torch.relu(self.norm(self.a(x)))
+        few = self.squeeze(h) if self.squeezes else self.x(x)
+        return self.b(h * F.hardsigmoid(self.excite(F.silu(few))))
+
+
+@pytest.mark.parametrize("squeezes", [True, False])
+def test_what_stands_still_on_the_example_alone_is_no_constant(squeezes):
+    """Gates are open at 1, so dead; what they let through is 0 on the example, and then moves."""
+    model, x = Excites(squeezes).eval(), torch.randn(40, 4)
+    with torch.no_grad():
+        x[:2, 0], x[2:, 0] = -1, 1  # units 0 and 1 are dead on the example only
+        model.a.weight[:2], model.a.bias[:2] = torch.tensor([3.0, 0, 0, 0]), 0
+        model.a.bias[2] = -100
+        model.excite.bias[:] = torch.tensor([100, -100, 100, 0, 0, 0])
+    report = census(model, x)
+    gate = report["hardsigmoid()"]
+    assert gate.dead.tolist()[:3] == [True] * 3
+    assert report["relu()"].dead.tolist()[:3] == [False, False, True]
+    before = model(x).detach()
+    smaller = prune(model, report)
+    done = revive(model, report, rng=rng())
+    for net, left in ((model, done.left), (smaller, smaller.left)):
+        torch.testing.assert_close(net(x), before)
+        assert "hardsigmoid()" in left
+    assert done.units["hardsigmoid()"].tolist() == ([2] if squeezes else [1, 2])
+
+
 def test_an_activation_that_the_example_does_not_reach_is_left():
     model = Net(lambda n, x: n.b(F.relu(n.a(x)) if len(x) > 3 else n.a(x)), a=linear(), b=linear())
     with torch.no_grad():

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from companion.detection.rules import ZERO
 from companion.revival.graph import unit_axis, weight_axes
 from companion.revival.groups import Reader, UnitGroup, find_groups
 from companion.revival.probing import Probe, tensors
@@ -178,6 +179,8 @@ class Constants:
             size = size.unflatten(1, low.shape)  # (outputs, units, places)
             moves = ((size * (high - low)).amax(2) > limit).any(0).numpy()
             told = ((size * torch.maximum(low.abs(), high.abs())).amax(2) > limit).any(0).numpy()
+            if reader.factors:  # where the example holds a factor still, other data may move it
+                moves |= (size > 0).any(0).any(1).numpy() & ~self._zero(reader.factors, name, dead)
             for unit in dead[moves]:
                 found[int(unit)] = f"what {reader.name} reads there varies"
             if pads(reader.module):
@@ -189,6 +192,15 @@ class Constants:
             for unit in dead[told & ~moves]:
                 found[int(unit)] = problem
         return found
+
+    def _zero(self, factors: frozenset[str], name: str, units: np.ndarray) -> np.ndarray:
+        """Tell at which units a factor of a product was zero throughout the report."""
+        zero = np.zeros(len(units), bool)
+        for layer in self.report:
+            if layer.made_by in factors and len(layer) == len(self.report[name]):
+                size = np.maximum(abs(layer.low), abs(layer.high))[units]
+                zero |= layer.dead[units] & (size <= ZERO)
+        return zero
 
     def added(self, name: str, index: np.ndarray, reader: Reader, taken: set[int]) -> Tensor | None:
         """Tell what the constants of dead units add to a reader's outputs; None if nothing.

@@ -60,8 +60,8 @@ class Graph:
         self.calls: Counter[str] = Counter()
         self.seen: dict[str, tuple[str, Any]] = {}  # of an activation, its kind and its input
         self.problem = ""
-        names = {layer.name.split(" (")[0] for layer in report.layers}
-        self.activations = {name for name in names & self.modules.keys() if name}
+        kinds = {layer.name.split(" (")[0]: layer.activation for layer in report.layers}
+        self.activations = {n: kind for n, kind in kinds.items() if n and n in self.modules}
         self.owners = Counter(
             p for m in self.model.modules() for p in m._parameters.values() if p is not None
         )
@@ -110,8 +110,8 @@ class Graph:
 
     def _own(self) -> tuple[type[nn.Module], ...]:
         """Name the classes of a user's own that the report takes for activations."""
-        own = {type(self.modules[name]) for name in self.activations}
-        return tuple(kind for kind in own if not issubclass(kind, (*LAYERS, nn.RNNBase)))
+        own = {type(self.modules[name]): kind for name, kind in self.activations.items()}
+        return tuple(cls for cls, kind in own.items() if kind == cls.__name__.lower())
 
     # ---- back from an activation, and on from its layer -----------------------------------------
 
@@ -184,22 +184,30 @@ class Graph:
                 raise RefusalError(f"{name} reads some of them only")
             yield name, self.graph.is_in_channel_pruning_fn(reads), np.array(places)
 
-    def joins(self, reader: str, producer: str, through: Iterable[str]) -> None:
+    def joins(self, reader: str, producer: str, through: Iterable[str]) -> frozenset[str]:
         """Refuse units that are added to what other layers make before a reader sees them.
 
-        A product is none: a unit whose factor is zero puts out zero.
+        With a product they are not refused: return the layers that make its factors, or those
+        that make what is read, if these units only stand and fall with it.
         """
-        roots = self.roots(self.inputs.get(reader), through)
+        factors: frozenset[str] = frozenset()
+        start = self.inputs.get(reader)
+        roots = self.roots(start, through)
+        if producer not in roots.get(start, ()):
+            return self.roots(start).get(start, frozenset({"the model's input"}))
         for node, found in roots.items():
             parts = [roots.get(before) for before, _ in getattr(node, "next_functions", ())]
             what = node.name().replace("Backward0", "").lower()
-            if producer in found and found not in parts and len(found) > 1 and (
-                what not in ("mul", "cat")
-            ):  # fmt: skip
+            if producer not in found or found in parts or len(found) == 1:
+                continue
+            if what == "mul":
+                factors |= self.roots(node)[node]
+            elif what != "cat":
                 others = ", ".join(sorted(found - {producer})[:3])
                 raise RefusalError(
                     f"its output goes into {what} with what {others} makes (a residual stream?)"
                 )
+        return factors
 
     def plain(self, name: str) -> None:
         """Refuse a layer whose weights are not plain parameters of its own, or called twice."""

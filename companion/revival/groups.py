@@ -34,6 +34,9 @@ class Reader:
     name: str  #: as in `model.named_modules()`
     module: Any
     places: np.ndarray  #: of each unit, of shape (n_units, k)
+    factors: frozenset[str] = (
+        frozenset()
+    )  #: layers that make what it reads, if not these units alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,8 +217,9 @@ def _members(graph: Graph, modules: dict[str, Any], group: UnitGroup) -> UnitGro
             raise RefusalError(f"{name} ({kind}) mixes them, or keeps their number")
     if not readers:
         raise RefusalError("no layer reads them")
-    for reader in readers:
-        graph.joins(reader.name, group.producer, [part.name for part in beside])
+    for i, reader in enumerate(readers):
+        factors = graph.joins(reader.name, group.producer, [part.name for part in beside])
+        readers[i] = replace(reader, factors=factors)
     return replace(group, after=tuple(after), beside=tuple(beside), readers=tuple(readers))
 
 
