@@ -21,7 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["untouched"]
+__all__ = ["taken", "untouched"]
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -72,6 +72,40 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 with torch.inference_mode(False), torch.no_grad():
                     for step in reversed(undo):
                         step()
+
+
+@contextmanager
+def taken(argument: str, given: Any) -> Iterator[None]:
+    """Turn what a model raises on inputs of another shape or type into an error that names them.
+
+    Parameters
+    ----------
+    argument : str
+        Name of the argument that holds the inputs.
+    given : Any
+        They.
+
+    Raises
+    ------
+    ValueError
+        Instead of a RuntimeError, NotImplementedError or TypeError of PyTorch's; it follows from
+        it, so that a fault in the model's own code can be read there.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        if str(error).startswith(argument):  # it is named already
+            raise
+        shape = getattr(given, "shape", None)
+        what = type(given).__name__ if shape is None else f"inputs of shape {tuple(shape)}"
+        raise ValueError(
+            f"{argument} must be what the model takes, but with {what} it raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _keep(thing: Any, seen: set[int], undo: list[Callable[[], object]]) -> None:

@@ -491,7 +491,7 @@ def test_diagnosis_leaves_the_model_as_it_was():
         if inputs is x:
             diagnose(report, model, inputs)
         else:
-            with pytest.raises(RuntimeError):
+            with pytest.raises(ValueError, match="inputs must be what the model takes"):
                 diagnose(report, model, inputs)
         assert model.training
         assert torch.equal(torch.get_rng_state(), random)

@@ -1427,14 +1427,14 @@ def test_a_report_of_another_model_is_refused(other, says):
 @pytest.mark.parametrize(
     ("options", "kind", "says"),
     [
-        ({"tau": -0.1}, ValueError, "tau must be finite and not negative, not -0.1"),
-        ({"tau": math.nan}, ValueError, "tau must be finite"),
-        ({"tau": "0"}, TypeError, "tau must be a real number"),
+        ({"tau": -0.1}, ValueError, "tau must be a finite number, 0 or more, not -0.1"),
+        ({"tau": math.nan}, ValueError, "tau must be a finite number"),
+        ({"tau": "0"}, TypeError, "tau must be a finite number"),
         ({"rng": "0"}, TypeError, "rng must be a numpy.random.Generator"),
         ({"dry_run": "no"}, TypeError, "dry_run must be True or False, not 'no'"),
         ({"incoming": lambda shape, rng: np.ones(shape) * 1j}, ValueError, "complex128"),
-        ({"state": "none"}, ValueError, "state must be one of"),
-        ({"incoming": "best"}, ValueError, "incoming must be callable or of"),
+        ({"state": "none"}, ValueError, "state must be 'seed'"),
+        ({"incoming": "best"}, ValueError, "incoming must be 'he'"),
         ({"incoming": lambda shape, rng: np.zeros(3)}, ValueError, r"weights of shape \(8, 6\)"),
         ({"incoming": lambda shape, rng: np.full(shape, np.nan)}, ValueError, "finite weights"),
         ({"batch": torch.zeros(3, 99)}, Exception, "shape"),
@@ -1718,7 +1718,7 @@ def test_a_width_that_is_written_out_is_left_by_prune_and_not_by_revive():
     before = model(x)
     smaller = prune(model, report)
     assert list(smaller.left) == ["relu() (2)"]
-    assert "does not run without them (RuntimeError" in smaller.left["relu() (2)"]
+    assert "does not run without them (ValueError" in smaller.left["relu() (2)"]
     assert torch.allclose(smaller(x), before, atol=1e-5)
     assert revive(model, report, rng=rng()).n_units == 6
     assert torch.equal(model(x), before)
@@ -1903,7 +1903,7 @@ def test_revive_every_ends_with_an_exception_or_when_told():
         step()
     assert len(reviver.revivals) == 1
     for options, says in (({"every": 0}, "every must be"), ({"every": True}, "every must be")):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises((ValueError, TypeError), match=says):
             revive_every(model, optimizer, x, **({"rng": rng()} | options))
     with pytest.raises(TypeError, match="optimizer must be"):
         revive_every(model, None, x, rng=rng())
@@ -2043,10 +2043,10 @@ def test_a_shift_that_fails_changes_nothing():
     numbers = everything(model)
     for options, says in (
         ({}, "'3': 2 has no bias"),  # after the first layer has been shifted
-        ({"p_active": 1.0}, "p_active must be between 0 and 1"),
+        ({"p_active": 1.0}, "p_active must be a finite number"),
         ({"layers": ["7"]}, "layers must name"),
         ({"layers": "13"}, "layers must be a list of names, not '13'"),
-        ({"p_active": "0.5"}, "p_active must be a real number"),
+        ({"p_active": "0.5"}, "p_active must be a finite number"),
     ):
         with pytest.raises(
             TypeError if "'" in says[-5:] or "real" in says else ValueError, match=says

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from companion.checks import choice, whole
-from companion.detection.flow import tensors_in
+from companion.detection.flow import first_tensor, tensors_in
 from companion.detection.report import UnitReport
 from companion.detection.session import Watch
-from companion.untouched import untouched
+from companion.untouched import taken, untouched
 
 __all__ = ["census"]
 
@@ -120,17 +120,10 @@ def census(
 
 
 def _run(run: Callable[[nn.Module, Any], Any], model: nn.Module, batch: Any) -> Any:
-    """Run the model on a batch; say which batch it was that does not fit."""
-    try:
+    """Run the model on a batch; say so if that does not fit."""
+    first = first_tensor((batch,), {})
+    with taken("loader", batch if first is None else first):
         return run(model, batch)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, NotImplementedError) as error:  # of a shape, a type, a sparse tensor
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(batch))
-        raise ValueError(
-            f"loader must give what the model takes, but on a batch of shapes {shapes} it raised "
-            f"{type(error).__name__}: {error}"
-        ) from error
 
 
 def _is_finite(output: Any) -> bool:

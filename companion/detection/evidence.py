@@ -17,7 +17,7 @@ import numpy as np
 from companion.detection.rounding import tied
 from companion.detection.rules import module_rule
 from companion.detection.session import bare
-from companion.untouched import untouched
+from companion.untouched import taken, untouched
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -102,7 +102,10 @@ def _inputs(model: nn.Module, inputs: Any, layers: set[str]) -> dict[str, Tensor
     import torch
 
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(1))
-    x = inputs if torch.is_tensor(inputs) else torch.as_tensor(np.array(inputs))
+    try:
+        x = inputs if torch.is_tensor(inputs) else torch.as_tensor(np.array(inputs))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"inputs must be an array of numbers: {error}") from None
     x = x.detach().to(like.device, like.dtype if x.is_floating_point() else x.dtype)
     if not x.ndim or not len(x):
         raise ValueError("inputs must hold one sample at least, along the first axis")
@@ -119,7 +122,8 @@ def _inputs(model: nn.Module, inputs: Any, layers: set[str]) -> dict[str, Tensor
         for name in layers:
             handle = model.get_submodule(name).register_forward_pre_hook(partial(note, name))
             hooks.callback(handle.remove)
-        model(x)
+        with taken("inputs", x):
+            model(x)
     return given
 
 

@@ -296,7 +296,7 @@ class Watch:
             here.flow.finish()
             for t in tensors_in(output):  # 0, or NaN if it is not finite; nobody waits for it
                 if t.is_floating_point() or t.is_complex():
-                    self._zeros[t.device] = self._zeros.get(t.device, 0) + 0 * t.detach().sum()
+                    self._zeros[t.device] = self._zeros.get(t.device, 0) + (0 * t.detach()).sum()
         except Exception as error:
             self._failed("the model's outputs", error)
         self._plans.pop(here.training, None)

@@ -45,6 +45,8 @@ class Run:
         if not model.training:
             model.train()
         optimizer = make_optimizer(model.parameters())
+        if not hasattr(optimizer, "param_groups"):
+            raise TypeError(f"make_optimizer must return an optimizer, not {optimizer!r}")
         groups = optimizer.param_groups
         if not {p for group in groups for p in group["params"]} <= set(model.parameters()):
             raise ValueError("make_optimizer must take the parameters that it is given, no others")

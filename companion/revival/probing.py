@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from companion.detection.flow import tensors_in as tensors
 from companion.detection.session import bare
+from companion.untouched import taken
 
 __all__ = ["Probe", "copied", "far", "same", "tensors"]
 
@@ -44,11 +45,11 @@ class Probe:
 
     def run(self, model: nn.Module, batch: Any = None) -> Any:
         """Run a copy, on other inputs if some are given; random numbers are the same each time."""
-        with _same_randomness(model):
-            if batch is not None:
-                call = _call if self.call is _call_as_seen else self.call
-                return call(model, copy.deepcopy(batch))
-            return self.call(model, copy.deepcopy(self.example))
+        name, given = ("example", self.example) if batch is None else ("batch", batch)
+        seen = batch is not None and self.call is _call_as_seen
+        call = _call if seen else self.call
+        with _same_randomness(model), taken(name, given):
+            return call(model, copy.deepcopy(given))
 
     def outputs(self, model: nn.Module, batch: Any = None) -> list[Tensor]:
         """Return all tensors that a copy puts out."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from companion.checks import choice, real
 from companion.detection import UnitReport, census
 from companion.detection.rounding import tied
 from companion.detection.session import bare
@@ -84,6 +84,8 @@ def swap_activation(
     net = bare(model)
     before = census(net, loader, **options)
     kinds = {layer.name: layer.activation for layer in before}
+    if not isinstance(replacements, Mapping):
+        raise TypeError(f"replacements must be a dict, not {replacements!r}")
     modules = dict(net.named_modules())
     old: dict[nn.Module, nn.Module] = {}
     changed = []
@@ -159,8 +161,7 @@ def lower_rate(
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {optimizer!r}")
-    if not 0 < factor < float("inf"):
-        raise ValueError(f"factor must be positive and finite, not {factor!r}")
+    real("factor", factor, 0, open_low=True)
     held = {p for group in optimizer.param_groups for p in group["params"]}
     if not held & set(model.parameters()):
         raise ValueError("optimizer must hold the model's parameters, but holds none of them")
@@ -259,10 +260,8 @@ def shift_bias(
     net = bare(model)
     if isinstance(layers, str):
         raise TypeError(f"layers must be a list of names, not {layers!r}")
-    if isinstance(p_active, bool) or not isinstance(p_active, Real):
-        raise TypeError(f"p_active must be a real number, not {p_active!r}")
-    if not 0 < p_active < 1:
-        raise ValueError(f"p_active must be between 0 and 1, not {p_active!r}")
+    real("p_active", p_active, 0, 1, open_low=True, open_high=True)
+    choice("all_units", all_units, (True, False))
     before = census(net, loader, **options)
     groups = unit_groups(net, before)
     names = [layer.name for layer in before]
@@ -372,6 +371,7 @@ def centre_inputs(model: nn.Module, loader: Any, *, scale: bool = False, **optio
     layer  units  dead before  after  active before   after
     1          2            2      0          0.0 %   50.0 %
     """
+    choice("scale", scale, (True, False))
     net = bare(model)
     sums: list[tuple[int, Tensor, Tensor]] = []
     ends: list[int] = []

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from companion.checks import whole
 from companion.detection import census
 from companion.detection.session import bare
 from companion.revival.choice import check_names
@@ -124,8 +125,7 @@ def revive_every(
         not isinstance(source, Iterable) or isinstance(source, str | bytes | Mapping)
     ):
         raise TypeError(f"source must be a loader or callable, not {type(source).__name__}")
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(f"every must be a whole number of at least 1, not {every!r}")
+    whole("every", every)
 
     def once() -> Revival:
         report: UnitReport = source() if callable(source) else census(model, source, call=call)

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from companion.checks import names, whole
+from companion.checks import choice, names, whole
 from companion.detection import census
 from companion.detection.session import bare
 from companion.revival.candidates import AS_IT_IS, REMEDIES, Loss, Run
-from companion.untouched import untouched
+from companion.untouched import taken, untouched
 
 __all__ = ["Outcome", "Trial", "trial"]
 
@@ -224,6 +224,7 @@ def trial(
     """
     net = bare(model)
     steps, seeds = whole("steps", steps), whole("seeds", seeds, 2)
+    choice("progress", progress, (True, False, None))
     others = [name for name in REMEDIES if name != AS_IT_IS]
     chosen = (AS_IT_IS, *(others if remedies is None else names("remedies", remedies, others)))
     if call is not None and loss is not None:
@@ -319,7 +320,8 @@ def _not_finite(batches: list[Any]) -> str:
 
 def _refuse(model: nn.Module, batch: Any, batch_loss: Loss) -> None:
     """Raise if what is computed is no loss of this model."""
-    value = batch_loss(model, batch)
+    with taken("loader", batch):
+        value = batch_loss(model, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise TypeError(f"loss and call must return one number, a tensor, not {value!r}")
     wanted = [p for p in model.parameters() if p.requires_grad]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from companion.untouched import untouched
+from companion.untouched import taken, untouched
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,6 +126,8 @@ def signal_profile(
 
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {model!r}")
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss must be callable, not {loss!r}")
     model = getattr(model, "_orig_mod", model)  # what torch.compile made runs without our hooks
     calls: Counter[str] = Counter()
     names: list[str] = []
@@ -184,7 +186,8 @@ def _call(model: nn.Module, x: Tensor, look: Callable[..., Any]) -> Any:
             if whole or getattr(getattr(module, "weight", None), "ndim", 0) >= 2:
                 called = partial(look, name or type(module).__name__, whole)
                 hooks.callback(module.register_forward_hook(called).remove)
-        return model(x)
+        with taken("x", x):
+            return model(x)
 
 
 def _signal(output: Tensor, n: int) -> tuple[float, float]:
