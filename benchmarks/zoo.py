@@ -64,10 +64,13 @@ def _torchvision() -> Iterator[tuple[str, Callable[[], Made]]]:
     from torchvision import models
 
     for name in (
-        *("resnet18", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"),
-        *("densenet121", "squeezenet1_1", "shufflenet_v2_x0_5"),
+        *("resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "squeezenet1_1"),
     ):
         yield name, lambda name=name: images(getattr(models, name)(weights=None))
+    dense = partial(models.DenseNet, 16, (2, 3, 2), 32)
+    yield "densenet", lambda: images(dense())
+    shuffle = partial(models.ShuffleNetV2, [1, 2, 1], [24, 32, 64, 96, 128])
+    yield "shufflenet", lambda: images(shuffle())
     yield "googlenet", lambda: images(models.googlenet(weights=None, init_weights=False))
     blocks = [models.convnext.CNBlockConfig(*c) for c in ((24, 48, 1), (48, 96, 1), (96, None, 1))]
     yield "convnext", lambda: images(models.ConvNeXt(blocks))
@@ -80,7 +83,11 @@ def _torchvision() -> Iterator[tuple[str, Callable[[], Made]]]:
 def _timm() -> Iterator[tuple[str, Callable[[], Made]]]:
     from timm import create_model
     from timm.layers.activations import HardSwish
-    from timm.models import metaformer, mlp_mixer
+    from timm.models import metaformer, mlp_mixer, vgg
+
+    layers = [16, "M", 32, "M", 48, 48, "M", 64, "M"]
+    vgg_bn = partial(vgg.VGG, layers, mlp_ratio=0.05, norm_layer=nn.BatchNorm2d)
+    yield "vgg_bn", lambda: images(vgg_bn())
 
     mixer = partial(mlp_mixer.MlpMixer, img_size=32, patch_size=8, num_blocks=2, embed_dim=32)
     yield "mixer", lambda: images(mixer(), 32)
@@ -134,13 +141,12 @@ def _transformers() -> Iterator[tuple[str, Callable[[], Made]]]:
     yield "gpt2", lambda: tokens(t.GPT2LMHeadModel(gpt2))
     llama = small | {"mlp_bias": True, "num_key_value_heads": 2}
     yield "llama", lambda: tokens(t.LlamaForCausalLM(t.LlamaConfig(**llama)))
-    experts = small | {"num_local_experts": 8, "num_key_value_heads": 2, "hidden_act": "relu"}
-    for name, how in {"mixtral": "grouped_mm", "mixtral_loop": "eager"}.items():
-        mixtral = t.MixtralConfig(**experts, experts_implementation=how)
-        yield (
-            name,
-            lambda c=mixtral: silent_rows(tokens(t.MixtralForCausalLM(c), 3), "gate_up_proj"),
-        )
+    experts = {
+        "num_local_experts": 4,
+        "experts_implementation": "eager",
+    }
+    mixtral = t.MixtralConfig(**small, **experts, num_key_value_heads=2, hidden_act="relu")
+    yield "mixtral", lambda: silent_rows(tokens(t.MixtralForCausalLM(mixtral)), "gate_up_proj")
     t5 = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
     decoded = {"decoder_input_ids": lambda: torch.randint(4, 64, (4, 6))}
     ask = t.T5ForConditionalGeneration

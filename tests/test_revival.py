@@ -29,6 +29,7 @@ from companion.revival import (
     swap_activation,
     unit_groups,
 )
+from companion.revival.graph import Graph
 
 
 @pytest.fixture(autouse=True)
@@ -1260,6 +1261,21 @@ def test_a_module_that_calls_an_activation_is_known_by_either_name(own):
     assert report[0].activation == ("wrapped" if own else "relu")
     assert prune(model, report)[0].out_features == 3
     assert revive(model, report).units[report[0].name].tolist() == [1]
+
+
+def test_places_that_a_norm_does_not_have_are_refused(monkeypatch):
+    """As where torch_pruning loses its way through channels that are shuffled."""
+    model, _, report = dying("mlp, norm behind")
+    assert len(unit_groups(model, report)["1"].after) == 1
+    members = Graph.members
+
+    def lost(self, producer):
+        for name, reads, places in members(self, producer):
+            yield name, reads, places + 1
+
+    monkeypatch.setattr(Graph, "members", lost)
+    problem = unit_groups(model, report)["1"].problem
+    assert problem == "2 has entries for them in a way that is not known"
 
 
 class Excites(nn.Module):

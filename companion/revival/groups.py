@@ -217,6 +217,11 @@ def _members(graph: Graph, modules: dict[str, Any], group: UnitGroup) -> UnitGro
             raise RefusalError(f"{name} ({kind}) mixes them, or keeps their number")
     if not readers:
         raise RefusalError("no layer reads them")
+    for part in (*after, *beside):
+        own: Any = part.module
+        n = own.num_features if isinstance(own, NORMS) else own.weight.shape[weight_axes(own)[0]]
+        if 1 < n <= part.places.max():  # 1: a PReLU for all
+            raise RefusalError(f"{part.name} has entries for them in a way that is not known")
     for i, reader in enumerate(readers):
         factors = graph.joins(reader.name, group.producer, [part.name for part in beside])
         readers[i] = replace(reader, factors=factors)
