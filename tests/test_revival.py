@@ -1293,6 +1293,30 @@ class Excites(nn.Module):
         return self.b(h * F.hardsigmoid(self.excite(F.silu(few))))
 
 
+class Star(nn.Module):
+    """An activation with parameters, behind which 0 is 0.5."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu, self.bias = nn.ReLU(), nn.Parameter(torch.full((1,), 0.5))
+
+    def forward(self, z):
+        return self.relu(z) ** 2 + self.bias
+
+
+def test_constants_of_an_activation_with_parameters_go_into_the_next_bias():
+    model, x = nn.Sequential(linear(), Star(), linear()), torch.randn(20, 4)
+    with torch.no_grad():
+        model[0].bias[:] = torch.tensor([9, -100, 9, 9])
+    report, before = census(model, x), model(x).detach()
+    assert report.names == ["1.relu"]
+    smaller = prune(model, report)
+    assert (smaller[0].out_features, smaller.left) == (3, {})
+    assert revive(model, report).units["1.relu"].tolist() == [1]
+    for net in (smaller, model):
+        torch.testing.assert_close(net(x), before)
+
+
 @pytest.mark.parametrize("squeezes", [True, False])
 def test_what_stands_still_on_the_example_alone_is_no_constant(squeezes):
     """Gates are open at 1, so dead; what they let through is 0 on the example, and then moves."""
