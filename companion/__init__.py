@@ -40,6 +40,7 @@ the book's machinery
 `figures`              one style for every figure
 `devices`              seeds, and where nets train
 `checks`               checks of arguments
+`untouched`            looking at a model without changing it
 =====================  ==========================================================================
 
 Importing the package imports nothing else: a name is fetched from its module when it is asked for.

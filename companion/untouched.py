@@ -164,9 +164,12 @@ def _tensor(t: Tensor) -> Callable[[], object]:
     gradient = t.grad if t.is_leaf else None
 
     def put_back() -> None:
-        if t.shape != data.shape or t.dtype != data.dtype or t.data_ptr() != data.data_ptr():
+        dense = t.layout == data.layout == torch.strided
+        if t.shape != data.shape or t.dtype != data.dtype or (
+            dense and t.data_ptr() != data.data_ptr()
+        ):  # fmt: skip
             t.data = data
-        if t.is_sparse or not torch.equal(t, values):
+        if not dense or not torch.equal(t, values):
             with torch.inference_mode(t.is_inference()), torch.no_grad():
                 t.copy_(values)
         if t.is_leaf and (t.requires_grad is not flag or t.grad is not gradient):

@@ -2088,9 +2088,7 @@ def test_a_shift_that_fails_changes_nothing():
         ({"layers": "13"}, "layers must be a list of names, not '13'"),
         ({"p_active": "0.5"}, "p_active must be a finite number"),
     ):
-        with pytest.raises(
-            TypeError if "'" in says[-5:] or "real" in says else ValueError, match=says
-        ):
+        with pytest.raises((TypeError, ValueError), match=says):
             shift_bias(model, x, **options)
         assert same(everything(model), numbers)
     pooled, x = build("pooled first")

@@ -20,6 +20,7 @@ from companion.revival.graph import (
     weight_axes,
 )
 from companion.revival.probing import ROUNDING, Probe, copied, far, same
+from companion.untouched import untouched
 
 if TYPE_CHECKING:
     from companion.detection import LayerReport, UnitReport
@@ -152,11 +153,12 @@ def unit_groups(
 
 def find_groups(probe: Probe, report: UnitReport) -> UnitGroups:
     """Find the groups of a model that a probe can run."""
-    graph = Graph(probe, report)
-    modules = dict(probe.model.named_modules())
-    found = [_group(graph, modules, layer) for layer in report.layers]
-    tried = {group.name: group for group in _tried(probe, [g for g in found if not g.problem])}
-    return UnitGroups(tuple(tried.get(group.name, group) for group in found))
+    with untouched(probe.model):  # to read a weight under spectral norm moves its buffers
+        graph = Graph(probe, report)
+        modules = dict(probe.model.named_modules())
+        found = [_group(graph, modules, layer) for layer in report.layers]
+        tried = {group.name: group for group in _tried(probe, [g for g in found if not g.problem])}
+        return UnitGroups(tuple(tried.get(group.name, group) for group in found))
 
 
 def _group(graph: Graph, modules: dict[str, Any], layer: LayerReport) -> UnitGroup:
