@@ -98,7 +98,7 @@ def taken(argument: str, given: Any) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, NotImplementedError, TypeError) as error:
-        if str(error).startswith(argument):  # it is named already
+        if str(error).startswith(argument.split(",")[0]):  # it is named already
             raise
         shape = getattr(given, "shape", None)
         what = type(given).__name__ if shape is None else f"inputs of shape {tuple(shape)}"

@@ -2040,6 +2040,17 @@ def test_watch_sees_what_overflows_behind_the_last_activation():
     assert not watched.report().overflowed
 
 
+@pytest.mark.parametrize(("n", "young"), [(0, True), (28, True), (29, False)])
+def test_a_batch_norm_that_has_seen_little_is_named(n, young):
+    """At a momentum of 0.1, 0.9 to the power of 28 is more than 5 %."""
+    net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU())
+    for _ in range(n):
+        net(inputs())
+    said = any("'1' has seen few batches" in note for note in census(net, inputs()).notes)
+    assert said == young
+    assert not any("few batches" in note for note in census(net, inputs(), mode="train").notes)
+
+
 def test_a_model_without_numbers_is_refused():
     for net in (nn.Sequential(nn.LazyLinear(3), nn.ReLU()), perceptron().to("meta")):
         with pytest.raises(ValueError, match="model must have numbers"):

@@ -392,7 +392,7 @@ def test_the_layer_that_a_report_names_is_the_one():
     report = UnitReport((units(4, n=10, name="ModuleDict", made_by="b"),))
     assert diagnose(report, model)[0].evidence[1].endswith("median bias -7")
     report = UnitReport((units(4, n=11, name="ModuleDict", made_by="b"),))
-    with pytest.raises(ValueError, match=r"report must be of this model.*11 units.*10 in the mod"):
+    with pytest.raises(ValueError, match=r"report must be of this model.*11 units.*\(10, 20\)"):
         diagnose(report, model)
 
 
@@ -412,6 +412,31 @@ def test_channels_that_are_a_list_belong_to_no_layer():
     model, x = nn.Sequential(nn.Linear(20, 12), Lists(), nn.ReLU()), samples().float()
     assert examine(census(model, x), model, x)[0]["2"].layer == "0"
     assert len(diagnose(census(model, x), model, x)) == 0
+
+
+class Conv1D(nn.Module):
+    """The linear layer of GPT-2, whose weight stands the other way round."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_in, n_out) * (2 / n_in) ** 0.5 / 10)
+        self.bias = nn.Parameter(torch.zeros(n_out))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x.view(-1, len(self.weight)), self.weight)
+
+
+def test_layers_of_transformers_and_inputs_in_a_dict():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Conv1D(20, 64), nn.ReLU()), samples().float()
+    with torch.no_grad():
+        model[0].bias[:30] = -9.0
+    for inputs in (None, x, {"input": x}):
+        found = {finding.what: finding for finding in diagnose(census(model, x), model, inputs)}
+        assert found["units dead"].n_units == 30
+        assert "made by '0': weights' standard deviation 0.1" in found["units dead"].evidence[1]
+    with pytest.raises(ValueError, match="inputs must be what the model takes, but with dict"):
+        diagnose(census(model, x), model, {"y": x})
 
 
 class Sequence(nn.Module):
@@ -502,7 +527,10 @@ def test_diagnosis_leaves_the_model_as_it_was():
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (lambda: net(widths=(32, 64, 64)), "64 units in the report, '0' 32 in the model"),
+        (
+            lambda: net(widths=(32, 64, 64)),
+            "64 units in the report, and the weight of '0' is of shape \\(32, 20\\)",
+        ),
         (lambda: net(widths=(64,)), "no module '3'"),
         (lambda: net(activation="gelu"), "is gelu, not relu"),
         (lambda: nn.Linear(20, 5), "no module '1'"),

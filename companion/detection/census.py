@@ -22,6 +22,9 @@ from companion.untouched import taken, untouched
 
 __all__ = ["census"]
 
+YOUNG = 0.05
+"""A share of the running statistics of a batch norm from which on the report says so."""
+
 
 def census(
     model: nn.Module,
@@ -116,7 +119,25 @@ def census(
                 raise ValueError("loader must give at least one batch, but it is empty")
         finite &= all(map(_finite, model.parameters()))
         report = watched.report()
+        if not model.training and (young := _young_norms(model)):
+            report = replace(report, notes=(*report.notes, young))
     return report if finite else replace(report, overflowed=True)
+
+
+def _young_norms(model: nn.Module) -> str:
+    """Say so if running statistics, by which evaluation mode goes, are not yet those of the data."""
+    left = {}
+    for name, part in model.named_modules():
+        count = getattr(part, "num_batches_tracked", None)
+        if isinstance(count, Tensor) and not part.training and part.momentum:
+            left[name] = (1 - part.momentum) ** int(count)  # of what they began with
+    name = max(left, key=lambda name: left[name], default="")
+    if not name or left[name] < YOUNG:
+        return ""
+    return (
+        f"{name!r} has seen few batches: {100 * left[name]:.0f} % of its running statistics are "
+        "those of the start, and perhaps of other norms too; mode='train' goes by the batch's own"
+    )
 
 
 def _run(run: Callable[[nn.Module, Any], Any], model: nn.Module, batch: Any) -> Any:

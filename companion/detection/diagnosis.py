@@ -30,9 +30,9 @@ KINDS = {
     "units saturated": "detection",
     "always on": "initialization",
     "inputs far from zero": "dead_relu",
-    "weights far from He's rule": "initialization",
     "parameters frozen": "revival",
     "no signal": "dead_relu",
+    "weights far from He's rule": "initialization",
     "too few samples": "detection",
 }
 """What may be found, in the order in which it is told, and the chapter about it."""
@@ -107,7 +107,7 @@ def diagnose(
         As `census` or `watch` gives it.
     model : torch.nn.Module, optional
         The model of the report, for its weights, biases and norms.
-    inputs : array_like or tensor of shape (n, ...), optional
+    inputs : array_like or tensor of shape (n, ...), or dict, optional
         A batch of the model's inputs, some hundred samples: the model is run on them once, in
         evaluation mode.
     dead : float, default 0.05

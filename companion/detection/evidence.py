@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +59,9 @@ def examine(
     names = {part.name: _layer(modules, model, part) for part in report.layers}
     given = {} if inputs is None else _inputs(model, inputs, set(names.values()) - {""})
     sources = {
-        name: _source(modules, layer, given.get(layer)) for name, layer in names.items() if layer
+        part.name: _source(modules, layer, len(part), given.get(layer))
+        for part, layer in zip(report.layers, names.values(), strict=True)
+        if layer
     }
     return sources, _offset(given[""]) if "" in given else math.nan
 
@@ -82,36 +85,23 @@ def _layer(modules: dict[str, nn.Module], model: nn.Module, part: LayerReport) -
             f"{part.activation}"
         )
     name = part.made_by
-    if name and _units(modules.get(name)) != len(part):
+    layer: Any = modules.get(name)
+    shape = tuple(getattr(getattr(layer, "weight", None), "shape", ()))
+    if name and len(part) not in (*shape, getattr(layer, "out_channels", 0)):
         raise ValueError(
             f"report must be of this model: {part.name!r} has {len(part)} units in the report, "
-            f"{name!r} {_units(modules.get(name))} in the model"
+            f"and the weight of {name!r} is of shape {shape}"
         )
     return name
-
-
-def _units(module: Any) -> int:
-    """Units of a linear layer or convolution; of anything else 0."""
-    n = getattr(module, "out_features", None) or getattr(module, "out_channels", None)
-    weight = getattr(module, "weight", None)
-    return n if isinstance(n, int) and getattr(weight, "ndim", 0) > 1 else 0
 
 
 def _inputs(model: nn.Module, inputs: Any, layers: set[str]) -> dict[str, Tensor]:
     """Run the model; return what each of these layers receives at first, and "" the model."""
     import torch
 
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(1))
-    try:
-        x = inputs if torch.is_tensor(inputs) else torch.as_tensor(np.array(inputs))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"inputs must be an array of numbers: {error}") from None
-    x = x.detach().to(like.device, like.dtype if x.is_floating_point() else x.dtype)
-    if not x.ndim or not len(x):
-        raise ValueError("inputs must hold one sample at least, along the first axis")
-    if not bool(x.isfinite().all()):
-        raise ValueError("inputs must be finite, but hold NaN or infinity")
-    given = {"": x} if x.is_floating_point() else {}
+    named = dict(inputs) if isinstance(inputs, Mapping) else {}  # as tokenizers make them
+    unnamed = [] if isinstance(inputs, Mapping) else [_array_of(model, inputs)]
+    given = {"": x for x in unnamed if x.is_floating_point()}
 
     def note(name: str, module: nn.Module, args: Any) -> None:
         if args and torch.is_tensor(args[0]) and args[0].is_floating_point():
@@ -122,23 +112,38 @@ def _inputs(model: nn.Module, inputs: Any, layers: set[str]) -> dict[str, Tensor
         for name in layers:
             handle = model.get_submodule(name).register_forward_pre_hook(partial(note, name))
             hooks.callback(handle.remove)
-        with taken("inputs", x):
-            model(x)
+        with taken("inputs", unnamed[0] if unnamed else inputs):
+            model(*unnamed, **named)
     return given
 
 
-def _source(modules: dict[str, nn.Module], name: str, x: Tensor | None) -> Source:
+def _array_of(model: nn.Module, inputs: Any) -> Tensor:
+    """Take inputs to the model's device and precision."""
+    import torch
+
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(1))
+    try:
+        x = inputs if torch.is_tensor(inputs) else torch.as_tensor(np.array(inputs))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"inputs must be an array of numbers, or a dict: {error}") from None
+    x = x.detach().to(like.device, like.dtype if x.is_floating_point() else x.dtype)
+    if not x.ndim or not len(x):
+        raise ValueError("inputs must hold one sample at least, along the first axis")
+    if not bool(x.isfinite().all()):
+        raise ValueError("inputs must be finite, but hold NaN or infinity")
+    return x
+
+
+def _source(modules: dict[str, nn.Module], name: str, n_units: int, x: Tensor | None) -> Source:
     """Read the parameters of a layer and of the norm behind it, and look at its inputs."""
     layer: Any = modules[name]
     weight = layer.weight.detach().double()
-    fan_in = weight[0].numel()
-    if "Transpose" in type(layer).__name__:
-        fan_in = weight.numel() // layer.out_channels
-    seen: dict[str, Any] = {"bias": _array(layer.bias)}
+    fan_in = weight.numel() / n_units
+    seen: dict[str, Any] = {"bias": _array(getattr(layer, "bias", None))}
     behind = [*modules, ""][list(modules).index(name) + 1]
     norm: Any = modules[behind] if "Norm" in type(modules[behind]).__name__ else None
     gamma, beta = (_array(getattr(norm, key, None)) for key in ("weight", "bias"))
-    if gamma is not None and gamma.shape == (_units(layer),):
+    if gamma is not None and gamma.shape == (n_units,):
         seen |= {"norm": behind, "beta": beta, "gamma": gamma}
     if x is not None and len(x) > 1:
         same = (x - x[:1]).abs().max() <= tied(x.dtype) * x.abs().max()

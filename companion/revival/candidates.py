@@ -123,12 +123,18 @@ def _unfreeze(run: Run) -> None:
     run.model.requires_grad_(True)
 
 
+def _swap(run: Run, new: nn.Module) -> None:
+    if not any(isinstance(module, nn.ReLU) for module in run.model.modules()):
+        raise ValueError("no ReLU is a module of the model")
+    swap_activation(run.model, {"relu": new}, run.batches, call=run.loss)
+
+
 def _leaky(run: Run) -> None:
-    swap_activation(run.model, {"relu": nn.LeakyReLU(0.1)}, run.batches, call=run.loss)
+    _swap(run, nn.LeakyReLU(0.1))
 
 
 def _gelu(run: Run) -> None:
-    swap_activation(run.model, {"relu": nn.GELU()}, run.batches, call=run.loss)
+    _swap(run, nn.GELU())
 
 
 def _batch_norm(run: Run) -> None:
@@ -170,7 +176,9 @@ REMEDIES: dict[str, Candidate] = {
     "biases shifted": Candidate(_shift, "shift_bias(model, loader)"),
     "dead units reset": Candidate(_reset, "revive(model, census(model, loader))"),
     "weights drawn anew": Candidate(
-        _draw, "torch.nn.init.kaiming_normal_ for all weights, and biases of zero"
+        _draw,
+        "torch.nn.init.kaiming_normal_ for the weights of linear layers and convolutions, biases "
+        "of zero, and reset_parameters() of all other modules, such as norms",
     ),
     "unfrozen": Candidate(_unfreeze, "model.requires_grad_(True)"),
     "leaky ReLU": Candidate(_leaky, "swap_activation(model, {'relu': nn.LeakyReLU(0.1)}, loader)"),

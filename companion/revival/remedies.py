@@ -377,6 +377,8 @@ def centre_inputs(model: nn.Module, loader: Any, *, scale: bool = False, **optio
     ends: list[int] = []
 
     def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
+            raise TypeError("loader must give inputs that are real numbers, in one tensor")
         x = args[0].detach().double()
         axes = [0, *range(2, x.ndim)] if x.ndim > 3 else [0]
         ends[:] = [x.ndim]

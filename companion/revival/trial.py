@@ -178,7 +178,10 @@ def trial(
         Trainings for each remedy, 2 at least. They differ in the order of the batches, and in what
         is drawn: dropout, new weights.
     remedies : sequence of str, optional
-        Those to try, beside the net as it is; by default all that the table names.
+        Those to try, beside the net as it is; by default all: "a tenth of the rate", "warm-up",
+        "gradient clipped", "inputs centred", "inputs standardized", "biases shifted", "dead units
+        reset", "weights drawn anew", "unfrozen", "leaky ReLU", "GELU", "batch norm". Each costs
+        `steps` × `seeds` steps of training.
     call : callable, optional
         ``call(model, batch)`` returns the loss, for batches or models of another kind. It must use
         the model that it is given.
@@ -320,7 +323,7 @@ def _not_finite(batches: list[Any]) -> str:
 
 def _refuse(model: nn.Module, batch: Any, batch_loss: Loss) -> None:
     """Raise if what is computed is no loss of this model."""
-    with taken("loader", batch):
+    with taken("loader, loss or call", batch):
         value = batch_loss(model, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise TypeError(f"loss and call must return one number, a tensor, not {value!r}")
