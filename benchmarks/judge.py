@@ -297,10 +297,10 @@ class Judge(TorchDispatchMode):
         for k in data:
             if k.node is not None:
                 self.used.add(k.node.index)
-        here = tree_map(node_of, (tuple(args), kwargs))
+        args, kwargs = tree_map(node_of, (tuple(args), kwargs))
         node = Node(
-            next(self.order), self.path[-1], _not_in_place(func), *here, bends=name in BENDS,
-            curves=name in CURVES or _bent(name, here[0]),
+            next(self.order), self.path[-1], _not_in_place(func), args, kwargs,
+            bends=name in BENDS, curves=name in CURVES or _bent(name, args),
         )  # fmt: skip
         known_out = self._remember(out, node, made)
         known_out.version += func._schema.is_mutable  # which is counted up only afterwards
@@ -457,7 +457,7 @@ class Judge(TorchDispatchMode):
         if name == "cat":
             all_made = [before[id(t)].made for t in args[0]]
             like = [m is not None and _alike(m.axes, made.axes) for m in all_made]
-            return Made(_resized(made.axes, out), weight) if all(like) else None
+            return Made((), weight).on(_resized(made.axes, out)) if all(like) else None
         return made.on(_moved(name, args, kwargs, made.axes, x, out))
 
     def _product(

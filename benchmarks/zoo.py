@@ -49,15 +49,21 @@ def images(model: nn.Module, size: int = 64, channels: int = 3, n: int = 4) -> M
     return model, [torch.randn(n, channels, size, size) for _ in range(2)]
 
 
-def tokens(model: nn.Module, length: int = 12, **more: Callable[[], Tensor]) -> Made:
+def tokens(model: nn.Module, **more: Callable[[], Tensor]) -> Made:
     """Give a model two batches of random tokens."""
     vocabulary = 64
     batches = [
-        {"input_ids": torch.randint(4, vocabulary, (4, length))}
+        {"input_ids": torch.randint(4, vocabulary, (4, 12))}
         | {name: make() for name, make in more.items()}
         for _ in range(2)
     ]
     return model, batches
+
+
+def _named(name: str) -> Made:
+    from torchvision import models
+
+    return images(getattr(models, name)(weights=None))
 
 
 def _torchvision() -> Iterator[tuple[str, Callable[[], Made]]]:
@@ -66,7 +72,7 @@ def _torchvision() -> Iterator[tuple[str, Callable[[], Made]]]:
     for name in (
         *("resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "squeezenet1_1"),
     ):
-        yield name, lambda name=name: images(getattr(models, name)(weights=None))
+        yield name, partial(_named, name)
     dense = partial(models.DenseNet, 16, (2, 3, 2), 32)
     yield "densenet", lambda: images(dense())
     shuffle = partial(models.ShuffleNetV2, [1, 2, 1], [24, 32, 64, 96, 128])
@@ -80,8 +86,13 @@ def _torchvision() -> Iterator[tuple[str, Callable[[], Made]]]:
     yield "swin", lambda: images(swin())
 
 
-def _timm() -> Iterator[tuple[str, Callable[[], Made]]]:
+def _created(name: str, options: dict[str, Any], size: int) -> Made:
     from timm import create_model
+
+    return steep_gates(images(create_model(name, **options), size))
+
+
+def _timm() -> Iterator[tuple[str, Callable[[], Made]]]:
     from timm.layers.activations import HardSwish
     from timm.models import metaformer, mlp_mixer, vgg
 
@@ -116,7 +127,7 @@ def _timm() -> Iterator[tuple[str, Callable[[], Made]]]:
     }
     for name, options in named.items():
         size = options.pop("size", 64)
-        yield name, lambda n=name, o=options, s=size: steep_gates(images(create_model(n, **o), s))
+        yield name, partial(_created, name, options, size)
 
 
 def _transformers() -> Iterator[tuple[str, Callable[[], Made]]]:
@@ -482,8 +493,8 @@ def examine(name: str) -> Result:
             outputs(model, batches)  # so that caches are full, which the pass would fill
         attempt(row, what, model, changes, partial(act, model, report, batches))
     if report is not None:
-        for what, act in (("revived", try_revive), ("pruned", try_prune)):
-            run = partial(act, model, report, batches, before, row.notes)
+        for what, change in (("revived", try_revive), ("pruned", try_prune)):
+            run = partial(change, model, report, batches, before, row.notes)
             setattr(row, what, attempt(row, what, model, changes, run) or getattr(row, what))
     row.looking = "nothing" if not changes else f"{len(changes)} things"
     row.notes += changes
