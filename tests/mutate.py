@@ -39,6 +39,8 @@ SWAPPED: dict[type[ast.AST], type[Any]] = {
     ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "--noconftest"]
+OWN = {"diagnosis": "diagnosis", "evidence": "diagnosis", "trial": "trial", "candidates": "trial"}
+"""Modules of a package that have a test file of their own: its name."""
 OPPOSITES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum"}
 OPPOSITES |= {"any": "all", "all": "any"}
 
@@ -150,7 +152,8 @@ def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     for stem in options.names:
-        test = ROOT / "tests" / f"test_{stem.split('/')[0]}.py"
+        package, _, module = stem.partition("/")
+        test = ROOT / "tests" / f"test_{OWN.get(module, package)}.py"
         home = ROOT / "companion" / stem
         start = time.monotonic()
         if not passes(test, None, 600):

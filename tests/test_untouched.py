@@ -116,7 +116,8 @@ def test_every_change_is_taken_back(change, fails):
 def test_random_states_are_given_back():
     def states():
         torch_state = torch.get_rng_state().numpy().tobytes()
-        return random.getstate(), np.random.get_state()[1].tobytes(), torch_state  # noqa: NPY002
+        numpy_state = np.random.get_state()  # noqa: NPY002
+        return random.getstate(), (numpy_state[1].tobytes(), numpy_state[2]), torch_state
 
     module = nn.Linear(2, 2)
     before = states()

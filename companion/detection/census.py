@@ -125,7 +125,7 @@ def census(
 
 
 def _young_norms(model: nn.Module) -> str:
-    """Say so if running statistics, by which evaluation mode goes, are not yet those of the data."""
+    """Say so if the running statistics of a batch norm are not yet those of the data."""
     left = {}
     for name, part in model.named_modules():
         count = getattr(part, "num_batches_tracked", None)

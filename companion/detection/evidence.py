@@ -101,7 +101,7 @@ def _inputs(model: nn.Module, inputs: Any, layers: set[str]) -> dict[str, Tensor
 
     named = dict(inputs) if isinstance(inputs, Mapping) else {}  # as tokenizers make them
     unnamed = [] if isinstance(inputs, Mapping) else [_array_of(model, inputs)]
-    given = {"": x for x in unnamed if x.is_floating_point()}
+    given = dict(zip(("",), (x for x in unnamed if x.is_floating_point()), strict=False))
 
     def note(name: str, module: nn.Module, args: Any) -> None:
         if args and torch.is_tensor(args[0]) and args[0].is_floating_point():
