@@ -876,6 +876,83 @@ def test_a_watch_never_raises_into_the_loop():
     assert "vmap" in watched.report().notes[0]
 
 
+def test_a_scale_of_the_batch_is_a_constant_of_the_activation():
+    net = Forward(lambda s, x: swish_by(s.a(x)), a=nn.Linear(5, 7))
+
+    def swish_by(z):
+        return z * torch.sigmoid(z / z.abs().mean())
+
+    assert census(net, inputs()).names == ["composed()"]
+
+
+def test_a_flat_middle_is_no_point():
+    """The derivative of z - tanh(z) is less than a millionth between -0.001 and 0.001."""
+    x = torch.linspace(-9e-4, 9e-4, 50, dtype=torch.float64)[:, None]
+    assert census(nn.Tanhshrink(), x)[0].dead.all()
+    assert not census(nn.Tanhshrink(), 1.2 * x)[0].dead.any()
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_few_samples_share_an_axis_with_units_too(n):
+    net = Forward(lambda s, x: s.a(x).reshape(-1).relu(), a=nn.Linear(5, 7))
+    with pytest.raises(ValueError, match="share an axis"):
+        census(net, inputs(n))
+
+
+def test_tokens_may_have_their_samples_second():
+    net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 7), nn.ReLU())
+    layer = census(net, [torch.randint(9, (5, 12))], batch_first=False)[0]
+    assert (layer.n_seen, layer.n_values) == (12, 60)
+
+
+def test_a_batch_may_be_shorter_than_the_samples_asked_for():
+    net = perceptron()
+    with watch(net, samples=10) as watched:
+        net(inputs(4))
+        net(inputs(30))
+    assert (watched.report()[0].n_seen, watched.report()[0].n_values) == (14, 14)
+
+
+def test_batches_are_as_long_as_asked():
+    lengths = []
+
+    def forward(self, x):
+        lengths.append(len(x))
+        return x.relu()
+
+    census(Forward(forward), inputs(10), batch_size=4)
+    assert lengths == [4, 4, 2]
+
+
+def test_a_parameter_that_is_not_used_may_overflow_too():
+    net = perceptron()
+    net.unused = nn.Parameter(torch.tensor(math.inf))
+    assert census(net, inputs()).overflowed
+
+
+def test_the_bound_goes_by_samples_and_not_by_positions():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    layer = census(net, torch.randn(50, 1, 6, 6))[0]
+    assert (layer.n_values, layer.bound) == (800, 3 / 50)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 9])
+def test_of_many_notes_the_first_are_shown(report, n):
+    said = str(UnitReport(report.layers, tuple(f"note {i}" for i in range(n))))
+    shown = n if n <= 4 else 3
+    assert said.count("(note ") == shown
+    assert (f"({n - 3} more notes)" in said) == (n > 4)
+
+
+def test_single_precision_is_not_summed_past_what_it_counts(monkeypatch):
+    """As on a GPU, where a layer is summed as a whole."""
+    monkeypatch.setattr("companion.detection.tally.CHUNK", 2**40)
+    n = 2**24 + 3
+    with watch(nn.Sequential(nn.ReLU())) as watched, torch.no_grad():
+        watched.model(torch.ones(n, 1))
+    assert watched.report()[0].active[0] == watched.report()[0].total[0] == n
+
+
 def test_a_slope_per_channel_is_part_of_the_activation():
     """x * sigmoid(v * x) with a parameter v of its own for each channel, and max(x, v)."""
     torch.manual_seed(0)
@@ -1408,6 +1485,15 @@ def test_functions_of_compiled_code_are_not_seen(dynamo):
         net(inputs())
     assert watched.report().names[0] == "0"
     assert "functions such as F.relu were not" in watched.report().notes[0]
+
+
+@slow_guards
+def test_compiled_sequences_have_their_units_last(dynamo):
+    net = nn.Sequential(nn.Linear(5, 7), nn.ReLU())
+    with watch(net) as watched:
+        torch.compile(net, backend="eager")(torch.randn(8, 4, 5))
+    layer = watched.report()[0]
+    assert (len(layer), layer.n_seen, layer.n_values) == (7, 8, 32)
 
 
 @slow_guards

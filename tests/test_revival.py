@@ -668,6 +668,10 @@ def test_tau_takes_dormant_units_too():
         for name, score in scores.items():
             assert plan.units[name].tolist() == np.flatnonzero(score <= tau).tolist()
     assert revive(model, report, rng=rng(), tau=1.2, dry_run=True).n_units > 6
+    (name, score), *_ = scores.items()
+    tau = float(np.sort(score)[-2])  # a score itself
+    plan = revive(model, report, rng=rng(), tau=tau, dry_run=True)
+    assert len(plan.units[name]) == (score <= tau).sum() > (score < tau).sum()
     before = model(x)
     revive(model, report, rng=rng(), tau=0.6)
     assert not torch.allclose(model(x), before, rtol=1e-3)
@@ -1417,6 +1421,8 @@ def test_two_whole_layers_in_a_row_are_a_deadlock(buried, warned):
     units = {name: [*range(5)] for name, n in (("1", 0), ("3", 2), ("5", 4)) if n in buried}
     record = revive(model, report, rng=rng(), units=units)
     assert len(record.warnings) == str(record).count("warning: ") == warned
+    most = {name: places[:4] for name, places in units.items()}  # all but one
+    assert revive(model, report, rng=rng(), units=most, dry_run=True).warnings == ()
     before = [model[layer].weight.detach().clone() for layer in (0, 2, 4)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(5):
@@ -2122,6 +2128,32 @@ def test_weights_that_are_equal_give_no_scale():
     done = revive(net, census(net, x), rng=rng())
     assert done.touched[0].now == "uniform, std 0.333"
     assert net[0].weight[:4].std() > 0.1
+
+
+def test_features_of_a_sequence_are_centred_each_at_its_place():
+    """Of images the mean is one per channel; of what has three axes, one per number."""
+    x = torch.randn(64, 4, 6) + torch.arange(24.0).view(4, 6)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    centre = centre_inputs(model, x).model[0]
+    assert centre.mean.shape == (4, 6)
+    assert torch.allclose(centre(x).mean(0), torch.zeros(4, 6), atol=1e-5)
+
+
+def test_fresh_weights_have_the_deviation_of_the_living():
+    model, x = (
+        nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double(),
+        torch.rand(50, 3),
+    )
+    with torch.no_grad():
+        model[0].bias.copy_(torch.tensor([-99.0, -99.0, 9.0, 9.0]))
+        model[0].weight[2:].copy_(torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0]]))
+    done = revive(model, census(model, x), rng=rng(), dry_run=True)
+    assert done.touched[0].now == f"normal, std {torch.tensor([1.0, 2, 4, 0, 0, 0]).std():.3g}"
+    with torch.no_grad():  # of one weight alone there is no deviation
+        model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2)).double()
+        model[0].bias.copy_(torch.tensor([-99.0, 9.0]))
+    done = revive(model, census(model, x[:, :1]), rng=rng(), dry_run=True)
+    assert done.touched[0].now == "uniform, std 0.577"
 
 
 @pytest.mark.parametrize("shape", [(6,), (2, 8, 8)])
