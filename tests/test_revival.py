@@ -2130,6 +2130,19 @@ def test_weights_that_are_equal_give_no_scale():
     assert net[0].weight[:4].std() > 0.1
 
 
+@pytest.mark.parametrize("unit", [0, 1, 2, 3])
+@pytest.mark.parametrize("high", [-0.5, 50.0])
+def test_a_unit_that_something_else_reads_is_found_by_trying(unit, high):
+    """Whatever it is, even or odd, and where no unit is ever silent."""
+    model = Net(lambda n, x: n.b(h := F.relu(n.a(x))) / (1 + h[:, unit : unit + 1].detach()),
+                a=linear(), b=linear())  # fmt: skip
+    with torch.no_grad():
+        model.a.bias.fill_(high)
+    x = torch.randn(9, 4)
+    group = unit_groups(model, census(model, x), example=x)["relu()"]
+    assert "something else reads its output" in group.problem
+
+
 def test_features_of_a_sequence_are_centred_each_at_its_place():
     """Of images the mean is one per channel; of what has three axes, one per number."""
     x = torch.randn(64, 4, 6) + torch.arange(24.0).view(4, 6)
