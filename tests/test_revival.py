@@ -2143,6 +2143,25 @@ def test_a_unit_that_something_else_reads_is_found_by_trying(unit, high):
     assert "something else reads its output" in group.problem
 
 
+@pytest.mark.parametrize(("var", "left"), [(1e12, True), (1e20, False)])
+def test_what_a_norm_makes_of_a_small_variation_is_counted(var, left):
+    """It is divided by the root of the variance, and compared with the digits of the reader."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.GELU(), nn.BatchNorm1d(2), nn.Linear(2, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[0.05], [1.0]]))
+        model[0].bias.copy_(torch.tensor([-5.6, 0.0]))
+        model[2].running_var.fill_(1.0)
+        model[3].weight.fill_(1.0)
+        model[3].bias.fill_(1.0)
+    model = model.double().eval()
+    model[2].running_var.fill_(var)
+    x = torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None]
+    report = census(model, x)
+    assert report["1"].dead.tolist() == [True, False]
+    assert 1e-8 < report["1"].high[0] - report["1"].low[0] < 1e-7
+    assert bool(revive(model, report, rng=rng(), dry_run=True, example=x).left) == left
+
+
 def test_features_of_a_sequence_are_centred_each_at_its_place():
     """Of images the mean is one per channel; of what has three axes, one per number."""
     x = torch.randn(64, 4, 6) + torch.arange(24.0).view(4, 6)
