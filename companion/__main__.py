@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+__all__ = ["main"]
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the report."""
