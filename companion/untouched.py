@@ -21,7 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["taken", "untouched"]
+__all__ = ["same_states", "taken", "untouched"]
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -59,19 +59,36 @@ def untouched(model: nn.Module) -> Iterator[None]:
         seen: set[int] = set()
         for module in model.modules():
             _keep(vars(module), seen, undo)
-        python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-        devices = {p.device for p in model.parameters() if p.is_cuda}
-        fast = torch.backends.mha.get_fastpath_enabled()
-        with torch.random.fork_rng(list(devices)):
+        with same_states(model):
             try:
                 yield
             finally:
-                torch.backends.mha.set_fastpath_enabled(fast)
-                random.setstate(python)
-                np.random.set_state(numpy)  # noqa: NPY002
                 with torch.inference_mode(False), torch.no_grad():
                     for step in reversed(undo):
                         step()
+
+
+@contextmanager
+def same_states(model: nn.Module) -> Iterator[None]:
+    """Give back the random states of Python, NumPy and PyTorch, and PyTorch's fast attention.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        On whose devices PyTorch's random states are kept, beside the CPU's.
+    """
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = {p.device for p in model.parameters() if p.is_cuda}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with torch.random.fork_rng(list(devices)):
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextmanager

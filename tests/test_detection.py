@@ -968,6 +968,21 @@ def test_a_slope_per_channel_is_part_of_the_activation():
         assert len(layer) == 16
 
 
+def test_what_was_overwritten_since_is_no_part_of_an_activation():
+    def forward(self, x):
+        z = self.a(x)
+        self.y = z + 3
+        z.zero_()
+        return torch.relu(self.y) * torch.sigmoid(self.y)
+
+    torch.manual_seed(0)
+    net, x = Forward(forward, a=nn.Linear(5, 7)), 9 * inputs()
+    with torch.no_grad():
+        net(x)
+    np.testing.assert_array_equal(census(net, x)[0].active, (net.y > 0).sum(0))
+    assert 0 < (net.y > 0).double().mean() < 1
+
+
 def test_what_no_layer_made_is_no_activation():
     """A gate of a parameter, a constant; and scores of attention have no units."""
 

@@ -99,9 +99,13 @@ def _inputs(model: nn.Module, inputs: Any, layers: set[str]) -> dict[str, Tensor
     """Run the model; return what each of these layers receives at first, and "" the model."""
     import torch
 
-    named = dict(inputs) if isinstance(inputs, Mapping) else {}  # as tokenizers make them
-    unnamed = [] if isinstance(inputs, Mapping) else [_array_of(model, inputs)]
-    given = dict(zip(("",), (x for x in unnamed if x.is_floating_point()), strict=False))
+    given: dict[str, Tensor] = {}
+    if isinstance(inputs, Mapping):  # as tokenizers make them
+        unnamed, named = [], dict(inputs)
+    else:
+        unnamed, named = [_array_of(model, inputs)], {}
+        if unnamed[0].is_floating_point():
+            given[""] = unnamed[0]
 
     def note(name: str, module: nn.Module, args: Any) -> None:
         if args and torch.is_tensor(args[0]) and args[0].is_floating_point():

@@ -437,6 +437,9 @@ class Flow(TorchFunctionMode):
             needed = [value, formula.root, *(x for call in formula.calls for x in (call.z, call.h))]
             if any(t is x for x in needed):
                 self._settle(self._pending[key][0])
+        for key, formula in list(self._formulas.items()):
+            if formula.root is t:  # of what it was
+                del self._formulas[key]
 
     def _settle(self, t: Tensor) -> None:
         """Judge what a tensor is, if that is an activation."""

@@ -127,7 +127,7 @@ class Watch:
         self._shares: list[dict[str, Tensor]] = []
         self._plans: dict[bool, Plan] = {}  # by mode: what a pass calls
         self._odd = 0  # passes that called anything else
-        self.missed: dict[str, int] = {}  # layers that such passes called first: how many
+        self.missed: set[str] = set()  # layers that were called first on such a pass
         self._only: frozenset[str] = frozenset()
         self._zeros: dict[torch.device, Any] = {}  # 0 as long as the model's outputs are finite
         self._in_compiled = _InCompiled()
@@ -193,7 +193,9 @@ class Watch:
             if wrong := [name for name in self.axis if name not in names]:
                 raise ValueError(f"axis must name layers of {names}, not {wrong[0]!r}")
         notes = [*self.notes, *_unseen(self.model)]
-        notes += [f"{label!r} was not counted when it was first called" for label in self.missed]
+        notes += [
+            f"{label!r} was not counted when it was first called" for label in sorted(self.missed)
+        ]
         if self._in_compiled.used:
             notes.append(
                 "in compiled code modules were seen, and functions such as F.relu were not"
@@ -218,7 +220,7 @@ class Watch:
 
     def again(self, run: Callable[[], object]) -> None:
         """Run the model once more, to count what was missed on the last pass, and nothing else."""
-        self._only, self.missed = frozenset(self.missed), {}
+        self._only, self.missed = frozenset(self.missed), set()
         try:
             run()
         finally:
@@ -300,8 +302,7 @@ class Watch:
         except Exception as error:
             self._failed("the model's outputs", error)
         self._plans.pop(here.training, None)
-        for label in here.missed:
-            self.missed[label] = self.missed.get(label, 0) + 1
+        self.missed |= here.missed
         if output is None:  # an exception, most likely
             pass
         elif here.flow.light:

@@ -103,7 +103,8 @@ def _made(
     name, rows, others = group.name, index[:, None], living[:, None]
     axis = weight_axes(group.module)[0]
     old = group.module.weight.detach().transpose(0, axis)
-    now, values = _fresh(old, index, living, incoming, rng)
+    groups = getattr(group.module, "groups", 1)
+    now, values = _fresh(old, index, living, incoming, rng, groups)
     weight, values = f"{group.producer}.weight", values.transpose(0, axis)
     yield Edit(name, weight, axis, rows, others, now, values)
     if group.module.bias is not None:
@@ -122,6 +123,7 @@ def _fresh(
     living: np.ndarray,
     rule: Incoming | None,
     rng: np.random.Generator,
+    groups: int,
 ) -> tuple[str, Tensor]:
     """Draw incoming weights, and say how."""
     shape = tuple(weight.shape)
@@ -143,7 +145,10 @@ def _fresh(
     make = normal
     if not 0 < std < math.inf:
         rule = rule or "pytorch"
-        std, make = STDS[rule](*fans(shape)), uniform if rule == "pytorch" else normal
+        std, make = (
+            STDS[rule](*fans(shape, groups=groups)),
+            uniform if rule == "pytorch" else normal,
+        )
     values = torch.from_numpy(make((len(index), *shape[1:]), rng, std, np.float64))
     return f"{make.__name__}, std {std:.3g}", values
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from companion.detection.flow import tensors_in as tensors
 from companion.detection.session import bare
-from companion.untouched import taken
+from companion.untouched import same_states, taken
 
 __all__ = ["Probe", "copied", "far", "same", "tensors"]
 
@@ -114,20 +114,12 @@ def _call_as_seen(model: nn.Module, example: Any) -> Any:
 @contextmanager
 def _same_randomness(model: nn.Module) -> Iterator[None]:
     """Begin with the same random numbers, and give back those that would have come."""
-    devices = {p.device for p in model.parameters() if p.is_cuda}
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it calls no layer that can be seen
-    with torch.random.fork_rng(list(devices)):
+    with same_states(model):
+        torch.backends.mha.set_fastpath_enabled(False)  # it calls no layer that can be seen
         random.seed(0)
         np.random.seed(0)  # noqa: NPY002
         torch.default_generator.manual_seed(0)  # not of devices that have not been called yet
-        for device in devices:
+        for device in {p.device for p in model.parameters() if p.is_cuda}:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
-            torch.backends.mha.set_fastpath_enabled(fast)
+        yield

@@ -114,7 +114,8 @@ def _fails(probe: Probe, model: nn.Module) -> str:
     try:
         probe.outputs(model)
     except Exception as error:  # whatever a model says to another width
-        return f"{type(error).__name__}: {error}"
+        cause = error.__cause__ or error  # before it was given a name
+        return f"{type(cause).__name__}: {cause}"
     return ""
 
 
