@@ -102,7 +102,8 @@ def test_a_planted_disease_is_named_first(disease, seed):
     lines = str(found).splitlines()
     assert lines[0] == found.summary
     assert lines[1].startswith(f"1. {what}")
-    assert lines[-1] == HAND_OVER
+    assert lines[-2:] == HAND_OVER.splitlines()
+    assert max(map(len, lines)) <= 80
 
 
 HEALTHY = [

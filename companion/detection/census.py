@@ -90,8 +90,8 @@ def census(
     >>> _ = net[0].bias.data.copy_(torch.tensor([-9.0, -0.5, 0.5]))
     >>> report = census(net, torch.linspace(0, 1, 1000)[:, None])
     >>> print(report)
-    layer  activation  units  dead  always on  saturated  NaN  active  samples  P(active) <=
-    1      relu            3     1          1          0    0  50.0 %    1,000         0.003
+    layer  activation  units  dead  always on  saturated  NaN  active  samples   p <=
+    1      relu            3     1          1          0    0  50.0 %    1,000  0.003
     >>> report[0].score.round(2)
     array([0.  , 0.33, 2.67])
     """

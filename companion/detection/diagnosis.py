@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,8 +42,8 @@ FAR, LARGE, SMALL = 0.5, 3.0, 0.2
 """Share of the mean in the inputs' mean square; weights' standard deviations over He's."""
 
 HAND_OVER = (
-    "What helps is found by trying: print(trial(model, make_optimizer, loss, loader)), from "
-    "companion.revival"
+    "What helps is found by trying, with trial from companion:\n"
+    "   print(trial(model, make_optimizer, loss, loader))"
 )
 
 
@@ -59,7 +60,9 @@ class Finding:
     def __str__(self) -> str:
         where = f" in {', '.join(self.layers)}" if self.layers else ""
         lines = [f"{self.what}{where} (chapter {self.page})"]
-        return "\n".join([*lines, *(f"   {text}" for text in self.evidence)])
+        for text in self.evidence:
+            lines += wrap(text, 80, initial_indent="   ", subsequent_indent=" " * 6)
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ __all__ = ["LayerReport", "UnitReport"]
 KINDS = ("dead", "always_on", "saturated", "nan")
 HEADS = (
     "layer", "activation", "units", "dead", "always on", "saturated", "NaN", "active", "samples",
-    "P(active) <=",
+    "p <=",
 )  # fmt: skip
 
 
