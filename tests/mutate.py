@@ -1,9 +1,10 @@
 """Plant faults in a module, one at a time, and see whether its own test file notices each.
 
 ``make mutants NAMES=dead_relu`` plants them in `companion.dead_relu` and runs that test file;
-of a package, in each of its modules in turn. What no test has noticed, a survivor, is printed: it
-wants a test, or less code, unless it makes no difference (a limit on what is held at a time, say).
-A fault lives in a child process alone; no file is changed.
+of a package, in each of its modules in turn. Of the file, only those tests run that come by the
+fault's line, if there are any. What no test has noticed, a survivor, is printed: it wants a test,
+or less code, unless it makes no difference (a limit on what is held at a time, say). A fault lives
+in a child process alone; no file is changed.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -26,6 +28,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 import pytest
+from coverage import CoverageData
 
 ROOT = Path(__file__).parents[1]
 PRELOADED = (  # so that a child need not: it starts in milliseconds
@@ -81,8 +84,8 @@ def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
                 yield from places(child)
 
 
-def mutants(source: str) -> Iterator[tuple[str, CodeType]]:
-    """Yield each mutant of a source: what was changed, and the code."""
+def mutants(source: str) -> Iterator[tuple[str, range, CodeType]]:
+    """Yield each mutant of a source: what was changed, on which lines, and the code."""
     tree = ast.parse(source)
     for parent, field, place in list(places(tree)):
         old = getattr(parent, field) if place is None else getattr(parent, field)[place]
@@ -97,7 +100,7 @@ def mutants(source: str) -> Iterator[tuple[str, CodeType]]:
                 getattr(parent, field)[place] = node
             if node is new:
                 code = compile(ast.fix_missing_locations(tree), "<mutant>", "exec")
-        yield says, code
+        yield says, range(old.lineno, old.end_lineno + 1), code
 
 
 class Planted(MetaPathFinder, Loader):
@@ -120,8 +123,13 @@ class Planted(MetaPathFinder, Loader):
         exec(self.code, vars(module))
 
 
-def passes(test: Path, planted: Planted | None, limit: float) -> bool:
-    """Run a test file in a child process; what takes longer than the limit does not pass."""
+def passes(
+    tests: Sequence[str], limit: float, planted: Planted | None = None, data: str = ""
+) -> bool:
+    """Run tests in a child process; what takes longer than the limit does not pass.
+
+    With `data`, note in this file which test comes by which line.
+    """
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
@@ -130,7 +138,9 @@ def passes(test: Path, planted: Planted | None, limit: float) -> bool:
             os.dup2(nowhere.fileno(), 2)
         if planted:
             sys.meta_path.insert(0, planted)
-        os._exit(int(pytest.main([*OPTIONS, str(test)])))
+        os.environ["COVERAGE_FILE"] = data
+        own = ["-p", "pytest_cov", "--cov=companion", "--cov-context=test", "--cov-report="]
+        os._exit(int(pytest.main([*OPTIONS, *(own if data else []), *tests])))
     end = time.monotonic() + limit
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -142,6 +152,28 @@ def passes(test: Path, planted: Planted | None, limit: float) -> bool:
     return False
 
 
+class Tests:
+    """The tests of one file, and which of them come by a line."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, start = str(file), time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            data = f"{folder}/coverage"
+            if not passes([self.file], 900, data=data):
+                raise SystemExit(f"{file} does not pass as it is")
+            kept = CoverageData(data)
+            kept.read()
+            self.lines = {file: kept.contexts_by_lineno(file) for file in kept.measured_files()}
+        self.limit = 10 + 3 * (time.monotonic() - start)
+
+    def of(self, path: Path, lines: range) -> list[str]:
+        """Name the tests that come by these lines; the file, if that is not known."""
+        found = self.lines.get(str(path), {})
+        first = max((line for line in found if line <= lines[0]), default=0)  # of the statement
+        contexts = {context for line in (first, *lines) for context in found.get(line, ())}
+        return sorted({context.partition("|")[0] for context in contexts} - {""}) or [self.file]
+
+
 def main() -> None:
     """Plant faults in the named modules of the companion."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutate", description=main.__doc__)
@@ -151,23 +183,22 @@ def main() -> None:
     os.environ |= {"TQDM_DISABLE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for name in PRELOADED:
         importlib.import_module(name)
-    limits: dict[Path, float] = {}  # seconds that a test file may take
+    files: dict[str, Tests] = {}
     for stem in options.names:
         home = ROOT / "companion" / stem
         for path in sorted(home.glob("**/*.py")) or [home.with_suffix(".py")]:
             own = OWN.get(path.stem, path.relative_to(ROOT / "companion").with_suffix("").parts[0])
-            test = ROOT / "tests" / f"test_{own}.py"
-            if test not in limits:
-                start = time.monotonic()
-                if not passes(test, None, 600):
-                    raise SystemExit(f"{test} does not pass as it is")
-                limits[test] = 10 + 3 * (time.monotonic() - start)
+            if own not in files:
+                files[own] = Tests(ROOT / "tests" / f"test_{own}.py")
+            tests = files[own]
             parts = path.relative_to(ROOT).with_suffix("").parts
             module = ".".join(part for part in parts if part != "__init__")
             found = list(mutants(path.read_text()))
             tried = random.Random(0).sample(found, min(options.most, len(found)))
             survivors = [
-                s for s, c in tried if passes(test, Planted(module, path, c), limits[test])
+                says
+                for says, lines, code in tried
+                if passes(tests.of(path, lines), tests.limit, Planted(module, path, code))
             ]
             killed = len(tried) - len(survivors)
             print(f"{module}: {killed} of {len(tried)} killed ({len(found)} in all)", flush=True)

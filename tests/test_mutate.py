@@ -21,7 +21,7 @@ def f(x: int = 3) -> float | None:
 
 
 def test_faults_are_numbers_operators_and_branches():
-    found = [says.split(": ", 1)[1] for says, _ in mutants(SOURCE)]
+    found = [says.split(": ", 1)[1] for says, *_ in mutants(SOURCE)]
     assert sorted(found) == sorted(
         [
             "3  ->  4",
@@ -40,7 +40,7 @@ def test_faults_are_numbers_operators_and_branches():
 
 
 def test_each_mutant_has_one_fault_and_the_source_none_afterwards():
-    codes = [code for _, code in mutants("y = 1 + 2\n")]
+    codes = [code for *_, code in mutants("y = 1 + 2\n")]
     values = []
     for code in codes:
         names: dict[str, int] = {}
