@@ -140,6 +140,12 @@ def test_measured_growth_does_not_overflow_and_knows_its_generator():
     np.testing.assert_array_equal(factors, again)
 
 
+def test_a_measurement_takes_30_layers_of_400_units_and_256_samples():
+    factors = measure_gradient_growth("relu", 0)
+    sizes = {"width": 400, "depth": 30, "batch_size": 256}
+    np.testing.assert_array_equal(factors, measure_gradient_growth("relu", 0, **sizes))
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 
