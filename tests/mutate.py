@@ -43,6 +43,7 @@ SWAPPED: dict[type[ast.AST], type[Any]] = {
 }  # fmt: skip
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "--noconftest"]
 OWN = {"diagnosis": "diagnosis", "evidence": "diagnosis", "trial": "trial", "candidates": "trial"}
+OWN |= {"notebooks": "notebooks", "records": "notebooks"}
 """Modules of a package that have a test file of their own: its name."""
 OPPOSITES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum"}
 OPPOSITES |= {"any": "all", "all": "any"}

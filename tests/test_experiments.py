@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
 from companion.devices import generator
@@ -13,6 +14,8 @@ from companion.experiments import (
     Data,
     Elementwise,
     PReLU,
+    Residual,
+    SpectralLinear,
     cnn,
     digits,
     gaussian_noise,
@@ -43,6 +46,10 @@ def test_digits_are_split_once_and_centred_with_one_scale():
         digits("uncentred").x_train[:, shown], raw.x_train[:, shown] * scales
     )
     assert set(raw.y_test) == set(range(10))
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(1797)  # the book's figures stand on this split
+    np.testing.assert_array_equal(raw.x_train, images[order[:1297]] / 16)
+    np.testing.assert_array_equal(raw.y_test, labels[order[1297:]])
 
 
 def test_label_noise_changes_training_labels_only():
@@ -153,7 +160,8 @@ def test_batches_go_through_the_data_without_replacement():
 
 def test_xor_is_exclusive_or():
     data = xor()
-    assert [tuple(x) for x in data.x_train[data.y_train == 1]] == [(-1, 1), (1, -1)]
+    assert [tuple(x) for x in data.x_train] == [(-1, -1), (-1, 1), (1, -1), (1, 1)]
+    assert data.y_train.tolist() == [0, 1, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -356,6 +364,14 @@ def test_residual_net_adds_its_branches(options):
     assert curves.loss.shape == (2, 2)
 
 
+def test_a_residual_net_has_ten_blocks_of_64_units_that_add_the_whole_branch():
+    net = residual_mlp(5, 3, generator(0))
+    assert [block.branch[1].weight.shape for block in net[1:-1]] == [(64, 64)] * 10
+    assert {block.scale for block in net[1:-1]} == {1}
+    assert not any(layer.bias.any() for layer in net.modules() if isinstance(layer, nn.Linear))
+    assert Residual(nn.ReLU())(torch.ones(1)).item() == 2
+
+
 def test_layers_can_be_read():
     assert "(1): Elementwise(gelu)" in str(mlp(3, 2, generator(0), widths=(4,), activation="gelu"))
 
@@ -379,6 +395,7 @@ def test_noise_is_the_same_for_a_seed_and_has_all_labels():
     data = gaussian_noise(200, 5, 4, seed=1)
     assert data.x_train.shape == (200, 5)
     assert set(data.y_test) == {0, 1, 2, 3}
+    assert set(gaussian_noise(500, 1).y_train) == set(range(10))
     assert np.array_equal(data.x_train, gaussian_noise(200, 5, 4, seed=1).x_train)
     assert not np.array_equal(data.x_train, data.x_test)
     with pytest.raises(ValueError, match="n_features must be a whole number"):
@@ -511,6 +528,13 @@ def test_spectral_norm_is_torch_s():
     assert curves.loss[-1, 0] == pytest.approx(
         nn.functional.cross_entropy(plain(x), y).item(), rel=1e-9
     )
+    once, again = (SpectralLinear(9, 9, dtype=torch.float64) for _ in range(2))
+    again.load_state_dict(once.state_dict())
+    once.start(0)
+    again.start(0, n_iterations=14)
+    assert not torch.equal(once.u, again.u)
+    again.iterate()
+    assert torch.equal(once.u, again.u)
 
 
 def test_l1_pulls_every_weight_by_the_same_and_no_bias():
