@@ -94,7 +94,7 @@ class Cards(Sources):
             link = f'<a href="{page}">{escape(about["title"])}</a>'
             subject = f'<span lang="zh">{escape(about["subject"])}</span>'
             made += [
-                raw(f'<section class="source-card"><h3>{link} {subject}</h3>'),
+                raw(f'<section class="source-card"><h2>{link} {subject}</h2>'),
                 *self.paragraph(about["origin"], "origin"),
                 raw(strip(rows)),
                 *self.worst(about["worst"], page),
@@ -163,22 +163,26 @@ class Statements(Sources):
         badge = f'<span class="badge">{sign} {word}</span>'
         yield raw(f'<p class="verdict">{badge} <a class="id" href="#{id}">{id}</a></p>')
         yield from self.paragraph(row["answer"], "answer")
-        where = f'<p class="where">{self.where(row)}'
+        where = self.where(row)
         if again:
             links = ", ".join(f'<a href="#{other}">{other}</a>' for other in again)
-            where += f"{' · ' * bool(self.where(row))}said again: {links}"
-        yield raw(f"{where}</p></article>")
+            where += [raw(f"{' · ' * bool(where)}said again: {links}")]
+        yield nodes.paragraph("", "", *where, classes=["where"])
+        yield raw("</article>")
 
-    def where(self, row: Row) -> str:
+    def where(self, row: Row) -> list[nodes.Node]:
         """A link to the section that teaches it."""
         if "page" not in row:
-            return ""
+            return []
+        section, titles = row["section"], self.env.app.source_pages[row["page"]]
         if row["page"] == self.env.docname:
-            return f'<a href="#{row["section"]}">the run stands on this page</a>'
-        titles = self.env.app.source_pages[row["page"]]
-        title, section = titles[""], titles[row["section"]]
-        name = title if section == title else f"{title}: {section}"
-        return f'<a href="{row["page"]}.html#{row["section"]}">{escape(name)}</a>'
+            link = f"[the run stands on this page](#{section})"
+        else:
+            title = titles[section]
+            name = title if title == titles[""] else f"{titles['']}: {title}"
+            link = f"[{name}]({titles['file']}#{section})"
+        found: list[nodes.Node] = self.state.inline_text(link, self.lineno)[0]
+        return found
 
     def fold(self, plain: dict[str, Row], repeats: dict[str, Row]) -> Iterator[nodes.Node]:
         """What needs no answer of its own, in a fold."""
@@ -193,14 +197,13 @@ class Statements(Sources):
             yield from self.clause(row)
             yield from self.paragraph(row["means"], "means")
             sign, word = VERDICTS[row["verdict"]]
-            ways = self.where(row)
-            if first := row.get("same_as"):
-                ways = f'as in <a href="#{first}">{first}</a>'
-            ways = f" · {ways}" if ways else ""
             badge = f'<span class="badge">{sign} {word}</span>'
-            yield raw(f'<p class="verdict">{badge} <a class="id" href="#{id}">{id}</a>{ways}</p>')
+            first = row.get("same_as")
+            as_in = f' · as in <a href="#{first}">{first}</a>' if first else ""
+            yield raw(f'<p class="verdict">{badge} <a class="id" href="#{id}">{id}</a>{as_in}</p>')
             if row.get("answer"):
                 yield from self.paragraph(row["answer"], "answer")
+            yield nodes.paragraph("", "", *self.where(row), classes=["where"])
             yield raw("</article>")
         yield raw("</details>")
 
@@ -241,7 +244,7 @@ def choices(rows: dict[str, Row]) -> str:
 
 
 def pages(book: Path) -> dict[str, dict[str, str]]:
-    """Titles of all sections, by page and anchor; the page's own under ""."""
+    """Titles of all sections, by page and anchor; under "" the page's own, and its file."""
     found: dict[str, dict[str, str]] = {}
     for path in (*book.glob("*.ipynb"), *book.glob("*.md")):
         text = path.read_text("utf-8")
@@ -251,7 +254,8 @@ def pages(book: Path) -> dict[str, dict[str, str]]:
         titles = re.findall(r"^#{1,3} (.+)$", text, re.MULTILINE)
         plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`$]", r"\1", title) for title in titles]
         anchors = [re.sub(r"[^\w\- ]", "", t.lower().strip()).replace(" ", "-") for t in titles]
-        found[path.stem] = dict(zip(anchors, plain, strict=True)) | {"": (plain or [""])[0]}
+        found[path.stem] = dict(zip(anchors, plain, strict=True))
+        found[path.stem] |= {"": (plain or [""])[0], "file": path.name}
     return found
 
 
