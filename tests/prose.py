@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from mdit_py_plugins.colon_fence import colon_fence_plugin
@@ -44,7 +45,9 @@ _PARSER = (
     .use(myst_role_plugin)
     .use(colon_fence_plugin)
 )
-_PROSE = re.compile(r"\{(?!(?:eval-rst|bibliography|code|code-block|math|tableofcontents)\b)")
+_PROSE = re.compile(
+    r"\{(?!(?:eval-rst|bibliography|code|code-block|math|sources?|statements|tableofcontents)\b)"
+)
 
 
 @dataclass
@@ -94,6 +97,9 @@ def pages(book: Path) -> Iterator[tuple[str, str]]:
         for number, cell in enumerate(json.loads(path.read_text())["cells"], 1):
             if cell["cell_type"] == "markdown":
                 yield f"{path.name}, cell {number}", "".join(cell["source"])
+    rows = yaml.safe_load((book / "sources.yml").read_text())["statements"]
+    for id, row in rows.items():
+        yield f"sources.yml, {id}", row.get("answer", "")
 
 
 def faults(where: str, markdown: str, claims: dict[str, Claim]) -> list[str]:

@@ -18,8 +18,7 @@ from tests.pattern import IN_THE_PATTERN
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
-PAGES_ABOUT_THE_BOOK = {"intro", "sources"}
-CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES_ABOUT_THE_BOOK]
+CHAPTERS = [p for p in NOTEBOOKS if p.stem != "intro" and not p.stem.startswith("source_")]
 NOT_YET_IN_THE_PATTERN = [path for path in CHAPTERS if path.stem not in IN_THE_PATTERN]
 SERVES_ALL = {
     "checks", "claims", "devices", "experiments", "figures", "quadrature", "untouched",

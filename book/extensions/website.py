@@ -162,13 +162,14 @@ def setup(app: Sphinx) -> dict[str, bool]:
         *HERE.rglob("*.*"),
         *HERE.parent.glob("assets/*.*"),
         *HERE.parent.glob("replication.json"),
+        *HERE.parent.glob("sources.yml"),
     ]
     stamps = sorted(path.stat().st_mtime for path in paths)
     app.add_config_value("website", stamps, "env")  # one has changed: build anew
     inline, displayed = or_warn(katex.html_visit_math), or_warn(katex.html_visit_displaymath)
     app.add_html_math_renderer("website", (inline, None), (displayed, None))
     NumpyDocstring._consume_inline_attribute = whole_text
-    for part in ("address", "evidence", "lesson", "search"):
+    for part in ("address", "evidence", "lesson", "search", "statements"):
         app.setup_extension(part)
     app.connect("config-inited", configure)
     app.connect("html-page-context", mend_page, priority=900)

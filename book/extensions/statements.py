@@ -1,0 +1,267 @@
+"""The statements of the source documents: what they say, whether it is right, and why.
+
+``{sources}`` makes a card for each document, ``{source} S0`` the head of a document's page, and
+``{statements} S0 1.背景介绍`` lists what the document says under that heading of its own, from
+``sources.yml``. A verdict is a word and a sign; the choice of verdicts and topics needs no script.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+VERDICTS = {
+    "true": ("✓", "right"),
+    "true-with-condition": ("◐", "right, with a condition"),
+    "imprecise": ("≈", "imprecise"),
+    "false": ("✗", "wrong"),
+    "untestable-outlook": ("…", "outlook"),
+}
+TOPICS = {
+    "introduction": "introduction",
+    "activations": "activations",
+    "gradient-descent": "gradient descent",
+    "vanishing-exploding-gradients": "vanishing and exploding gradients",
+    "xavier-init": "initialization",
+    "batch-norm": "batch norm",
+    "dead-relu-problem": "dead units",
+    "dead-relu-fixes": "remedies",
+    "errata-and-references": "errata and references",
+    "outlook": "outlook",
+}
+Row = dict[str, Any]
+
+
+class Sources(SphinxDirective):
+    """What the three directives share: the rows, and text with its links."""
+
+    @property
+    def contents(self) -> dict[str, Any]:
+        """What ``sources.yml`` holds, read once in a build."""
+        app: Any = self.env.app
+        if not hasattr(app, "sources"):
+            text = Path(app.srcdir, "sources.yml").read_text("utf-8")
+            app.sources = yaml.safe_load(text)
+            app.source_pages = pages(Path(app.srcdir))
+        self.env.note_dependency(str(Path(app.srcdir, "sources.yml")))
+        found: dict[str, Any] = app.sources
+        return found
+
+    def rows(self, document: str) -> dict[str, Row]:
+        """The statements of one document, in its order."""
+        if document not in self.contents["documents"]:
+            raise self.error(f"{document} is no source document")
+        statements = self.contents["statements"].items()
+        return {id: row for id, row in statements if id.startswith(document)}
+
+    def home(self, document: str) -> str:
+        """Address of a document's page."""
+        return f"{self.contents['documents'][document]['stem']}.html"
+
+    def paragraph(self, text: str, kind: str) -> list[nodes.Node]:
+        """A paragraph of Markdown."""
+        found, messages = self.state.inline_text(text, self.lineno)
+        return [nodes.paragraph("", "", *found, classes=[kind]), *messages]
+
+    def clause(self, row: Row) -> list[nodes.Node]:
+        """The document's own words."""
+        says = row["says"]
+        whole = "&" not in says if "\\end" not in says else "\\begin" in says
+        if "$" in says or ("\\" in says and whole and says.count("\\begin") == says.count("\\end")):
+            return self.paragraph(says if "$" in says else f"${says}$", "says")
+        words = nodes.inline("", says, classes=["language-zh"])
+        return [nodes.paragraph("", "", words, classes=["says"])]
+
+
+class Cards(Sources):
+    """``{sources}``: a card for each document."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make them."""
+        made: list[nodes.Node] = []
+        for document, about in self.contents["documents"].items():
+            rows, page = self.rows(document), self.home(document)
+            link = f'<a href="{page}">{escape(about["title"])}</a>'
+            subject = f'<span lang="zh">{escape(about["subject"])}</span>'
+            made += [
+                raw(f'<section class="source-card"><h2>{link} {subject}</h2>'),
+                *self.paragraph(about["origin"], "origin"),
+                raw(strip(rows)),
+                *self.worst(about["worst"], page),
+                raw("</section>"),
+            ]
+        return made
+
+    def worst(self, worst: dict[str, str], page: str) -> list[nodes.Node]:
+        """The three worst errors."""
+        made: list[nodes.Node] = [raw('<p class="head">Its worst errors</p><ul>')]
+        for id, says in worst.items():
+            found, _ = self.state.inline_text(says, self.lineno)
+            link = f' <a class="id" href="{page}#{id}">{id}</a></li>'
+            made += [raw("<li>"), nodes.inline("", "", *found), raw(link)]
+        return [*made, raw("</ul>")]
+
+
+class Head(Cards):
+    """``{source} S0``: what is known of a document, where to read on, and the choice of rows."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Make it."""
+        document = self.arguments[0]
+        about, rows = self.contents["documents"][document], self.rows(document)
+        made = [*self.paragraph(about["origin"], "origin"), raw(strip(rows))]
+        made += self.worst(about["worst"], "")
+        made.append(raw('<p class="head">Where its readers find what it is about</p><ol>'))
+        for page, why in about["path"].items():
+            found, _ = self.state.inline_text(why, self.lineno)
+            title = self.env.app.source_pages[page][""]
+            link = f'<li><a href="{page}.html">{escape(title)}</a>: '
+            made += [raw(link), nodes.inline("", "", *found), raw("</li>")]
+        return [*made, raw("</ol>"), raw(choices(rows))]
+
+
+class Statements(Sources):
+    """``{statements} S0 1.背景介绍``: what a document says under a heading."""
+
+    required_arguments = 2
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """Make a row for each; plain truths and repeats stand together at the end."""
+        document, heading = self.arguments
+        rows = self.rows(document)
+        here = {id: row for id, row in rows.items() if row["under"] == heading}
+        if not here:
+            raise self.error(f"{document} says nothing under {heading!r}")
+        made: list[nodes.Node] = []
+        for id, row in here.items():
+            if not (row.get("plain") or "same_as" in row):
+                again = [other for other, r in rows.items() if r.get("same_as") == id]
+                made += self.row(id, row, again)
+        plain = {id: row for id, row in here.items() if row.get("plain") and "same_as" not in row}
+        repeats = {id: row for id, row in here.items() if "same_as" in row}
+        return [*made, *self.fold(plain, repeats)]
+
+    def row(self, id: str, row: Row, again: list[str]) -> Iterator[nodes.Node]:
+        """One statement: clause, translation, verdict, answer, and where it is taught."""
+        sign, word = VERDICTS[row["verdict"]]
+        yield raw(f'<article class="statement {row["verdict"]} {row["topic"]}" id="{id}">')
+        yield from self.clause(row)
+        yield from self.paragraph(row["means"], "means")
+        badge = f'<span class="badge">{sign} {word}</span>'
+        yield raw(f'<p class="verdict">{badge} <a class="id" href="#{id}">{id}</a></p>')
+        yield from self.paragraph(row["answer"], "answer")
+        where = self.where(row)
+        if again:
+            links = ", ".join(f'<a href="#{other}">{other}</a>' for other in again)
+            where += [raw(f"{' · ' * bool(where)}said again: {links}")]
+        yield nodes.paragraph("", "", *where, classes=["where"])
+        yield raw("</article>")
+
+    def where(self, row: Row) -> list[nodes.Node]:
+        """A link to the section that teaches it."""
+        if "page" not in row:
+            return []
+        section, titles = row["section"], self.env.app.source_pages[row["page"]]
+        if row["page"] == self.env.docname:
+            link = f"[the run stands on this page](#{section})"
+        else:
+            title = titles[section]
+            name = title if title == titles[""] else f"{titles['']}: {title}"
+            link = f"[{name}]({titles['file']}#{section})"
+        found: list[nodes.Node] = self.state.inline_text(link, self.lineno)[0]
+        return found
+
+    def fold(self, plain: dict[str, Row], repeats: dict[str, Row]) -> Iterator[nodes.Node]:
+        """What needs no answer of its own, in a fold."""
+        if not plain and not repeats:
+            return
+        counted = [f"{len(plain)} more that {'is' if len(plain) == 1 else 'are'} right"]
+        again = f"{len(repeats)} said before"
+        said = ", ".join(counted * bool(plain) + [again] * bool(repeats))
+        yield raw(f'<details class="fold also"><summary>{said[0].upper() + said[1:]}</summary>')
+        for id, row in (plain | repeats).items():
+            yield raw(f'<article class="statement {row["verdict"]} {row["topic"]}" id="{id}">')
+            yield from self.clause(row)
+            yield from self.paragraph(row["means"], "means")
+            sign, word = VERDICTS[row["verdict"]]
+            badge = f'<span class="badge">{sign} {word}</span>'
+            first = row.get("same_as")
+            as_in = f' · as in <a href="#{first}">{first}</a>' if first else ""
+            yield raw(f'<p class="verdict">{badge} <a class="id" href="#{id}">{id}</a>{as_in}</p>')
+            if row.get("answer"):
+                yield from self.paragraph(row["answer"], "answer")
+            yield nodes.paragraph("", "", *self.where(row), classes=["where"])
+            yield raw("</article>")
+        yield raw("</details>")
+
+
+def raw(html: str) -> nodes.raw:
+    """HTML as it stands."""
+    return nodes.raw("", html, format="html")
+
+
+def strip(rows: dict[str, Row]) -> str:
+    """A bar of the verdicts, each as wide as its number, with the numbers below in words."""
+    counts = Counter(row["verdict"] for row in rows.values())
+    bar = "".join(f'<i class="{v}" style="flex:{counts[v]}"></i>' for v in VERDICTS if counts[v])
+    said = ", ".join(
+        f"<span>{VERDICTS[v][0]} {counts[v]} {VERDICTS[v][1]}</span>" for v in VERDICTS if counts[v]
+    )
+    return f'<div class="verdicts" aria-hidden="true">{bar}</div><p class="counts">{said}</p>'
+
+
+def choices(rows: dict[str, Row]) -> str:
+    """The choice of verdicts and of topics."""
+    made = '<div class="choices">'
+    hidden = []
+    for legend, key, names in (
+        ("Verdict", "verdict", {v: f"{sign} {word}" for v, (sign, word) in VERDICTS.items()}),
+        ("Topic", "topic", TOPICS),
+    ):
+        counts = Counter(row[key] for row in rows.values())
+        labels = f'<label><input type="radio" name="{key}" value="all" checked/> all</label>'
+        for value, name in names.items():
+            if counts[value]:
+                box = f'<input type="radio" name="{key}" value="{value}"/>'
+                labels += f"<label>{box} {name} {counts[value]}</label>"
+                shown = f'.bd-article:has(.choices [value="{value}"]:checked)'
+                hidden.append(f"{shown} .statement:not(.{value})")
+        made += f"<fieldset><legend>{legend}</legend>{labels}</fieldset>"
+    return f"{made}</div><style>@media screen{{{','.join(hidden)}{{display:none}}}}</style>"
+
+
+def pages(book: Path) -> dict[str, dict[str, str]]:
+    """Titles of all sections, by page and anchor; under "" the page's own, and its file."""
+    found: dict[str, dict[str, str]] = {}
+    for path in (*book.glob("*.ipynb"), *book.glob("*.md")):
+        text = path.read_text("utf-8")
+        if path.suffix == ".ipynb":
+            cells = json.loads(text)["cells"]
+            text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        titles = re.findall(r"^#{1,3} (.+)$", text, re.MULTILINE)
+        plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)|[*`$]", r"\1", title) for title in titles]
+        anchors = [re.sub(r"[^\w\- ]", "", t.lower().strip()).replace(" ", "-") for t in titles]
+        found[path.stem] = dict(zip(anchors, plain, strict=True))
+        found[path.stem] |= {"": (plain or [""])[0], "file": path.name}
+    return found
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register it."""
+    app.add_directive("sources", Cards)
+    app.add_directive("source", Head)
+    app.add_directive("statements", Statements)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
