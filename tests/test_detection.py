@@ -2184,7 +2184,3 @@ def test_overflow_is_kept_by_sums_and_files(tmp_path):
     assert (fine + lost).overflowed
     lost.save(tmp_path / "report.json")
     assert UnitReport.load(tmp_path / "report.json").overflowed
-    stored = json.loads((tmp_path / "report.json").read_text())
-    (tmp_path / "report.json").write_text(json.dumps(stored | {"overflowed": 1}))
-    with pytest.raises(ValueError, match="overflow are not as written"):
-        UnitReport.load(tmp_path / "report.json")

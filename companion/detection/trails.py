@@ -17,7 +17,8 @@ from companion.detection.tally import Layout
 
 __all__ = ["Trail", "made"]
 
-_CONVOLUTIONS = {f"conv{kind}{n}d": n for kind in ("", "_transpose") for n in (1, 2, 3)}
+_LAYERS = {"linear": 0} | {f"conv{kind}{n}d": n for kind in ("", "_transpose") for n in (1, 2, 3)}
+"""Behind the axis of their units, how many axes of positions there are."""
 _PRODUCTS = {"matmul", "mm", "bmm", "baddbmm", "addmm", "__matmul__", "__rmatmul__"}
 _NORMS = {"batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"}
 _RECURRENT = {"rnn_relu", "rnn_tanh", "lstm", "gru"}
@@ -29,18 +30,8 @@ _VIEWS = {
 _SHAPES = {"reshape", "view", "flatten", "unflatten", "view_as", "reshape_as"}
 _LIKE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "rand_like"}
 _REDUCTIONS = {
-    "sum",
-    "mean",
-    "amax",
-    "amin",
-    "max",
-    "min",
-    "prod",
-    "norm",
-    "std",
-    "var",
-    "logsumexp",
-}
+    "sum", "mean", "amax", "amin", "max", "min", "prod", "norm", "std", "var", "logsumexp",
+}  # fmt: skip
 
 _FAR = 2**40
 """Stride of the samples in a picture of a tensor, in which the units lie next to each other."""
@@ -75,19 +66,15 @@ def made(
     trails: Sequence[Trail], outputs: Sequence[Tensor], makers: Mapping[int, str],
 ) -> list[Trail]:  # fmt: skip
     """Find the trails of what a function returned, from those of the tensors it was given."""
-    if not given or name in _LIKE:
-        return [Trail(None, 0 if t.ndim else None, len(t) if t.ndim else 1, fixed=True)
-                for t in outputs]  # fmt: skip
-    before, t, out = trails[0], given[0], outputs[0]
+    out = outputs[0]
     last = (out.ndim - 1,)
-    if name == "linear":
-        return [_same(before, last, out, makers.get(id(given[1]), ""))]
-    if name in _CONVOLUTIONS:
-        axis = (out.ndim - 1 - _CONVOLUTIONS[name],)
-        return [_same(before, axis, out, makers.get(id(given[1]), ""))]
-    if all(trail.fixed for trail in trails):
+    if name in _LAYERS:
+        axis = (out.ndim - 1 - _LAYERS[name],)
+        return [_same(trails[0], axis, out, makers.get(id(given[1]), ""))]
+    if name in _LIKE or all(trail.fixed for trail in trails):
         return [Trail(None, 0 if o.ndim else None, len(o) if o.ndim else 1, fixed=True)
                 for o in outputs]  # fmt: skip
+    before, t = trails[0], given[0]
     if name in _PRODUCTS:
         return [_product(name, given, trails, out, makers)]
     if name == "einsum":
@@ -95,7 +82,7 @@ def made(
     if "grouped_mm" in name:
         return [replace(_same(before, last, out, ""), note="pools the units of several experts")]
     if name in {"embedding", "bilinear"}:
-        return [_same(trails[0], last, out, "")]
+        return [_same(before, last, out, "")]
     if name in _NORMS:
         axis = last if name in {"layer_norm", "rms_norm"} else (1,)
         known = axis if before.units is None or name == "batch_norm" else before.units
