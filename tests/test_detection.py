@@ -593,6 +593,7 @@ COMPOSED = [
     (lambda z: 1 / (1 + torch.exp(-z)), torch.sigmoid),
     (lambda z: z * (z > 0), torch.relu),
     (lambda z: torch.where(z > 0, z, 0.0), torch.relu),
+    (lambda z: torch.where(z > 0, z, torch.zeros_like(z)), torch.relu),
     (lambda z: (z + z.abs()) / 2, lambda z: (z + z.abs()) / 2),
 ]
 
@@ -609,8 +610,9 @@ def test_an_activation_written_by_hand_is_judged_as_a_whole(by_hand, function, a
         net = Forward(
             lambda self, x: self.b(by_hand(self.a(x))), a=layer, b=nn.Linear(25, 2).double()
         )
-    report = census(net, x)
+    report = census(net, x, batch_size=77)
     assert report.names == ["1" if as_module else "composed()"]
+    np.testing.assert_array_equal(report[0].active, (slope > 1e-6).sum(0))
     np.testing.assert_array_equal(report[0].dead, (slope <= 1e-6).all(0))
     np.testing.assert_array_equal(report[0].saturated, (slope <= 0.01).all(0) & ~report[0].dead)
     np.testing.assert_allclose(report[0].mean, by_hand(z.clone()).mean(0))
@@ -670,12 +672,15 @@ def test_one_after_another_is_two():
     lambda z: z.clamp(min=0), lambda z: z.clamp_(0), lambda z: torch.clip(z, min=0.0),
     lambda z: torch.maximum(z, torch.zeros_like(z)), lambda z: torch.max(z, z.new_zeros(1)),
     lambda z: torch.clamp_min(z, 0), lambda z: z.clamp(min=torch.zeros(1)),
-    lambda z: z.clamp(0, 1e9),
+    lambda z: z.clamp(0, 1e9), lambda z: torch.maximum(torch.zeros_like(z), z),
+    lambda z: z.clamp(min=torch.zeros_like(z)), lambda z: -torch.clamp_max(-z, 0),
+    lambda z: -torch.clamp_max(-z, max=0),
 ])  # fmt: skip
 def test_a_clamp_behind_a_layer_is_an_activation(function):
     x, layer = inputs(dtype=torch.float64), spread()
-    report = census(Calls(function, layer), x)
+    report = census(Calls(function, layer), x, batch_size=77)  # the last of them is shorter
     assert (report.names, report[0].activation) == (["clamp()"], "clamp")
+    np.testing.assert_array_equal(report[0].active, (layer(x) > 0).sum(0))
     np.testing.assert_array_equal(report[0].dead, (layer(x) <= 0).all(0))
     assert report[0].constant.sum() == report[0].dead.sum() > 0
 

@@ -20,7 +20,7 @@ from companion.detection.report import UnitReport
 from companion.detection.session import Watch
 from companion.untouched import taken, untouched
 
-__all__ = ["census"]
+__all__ = ["as_tensor", "caller", "census"]
 
 YOUNG = 0.05
 """A share of the running statistics of a batch norm from which on the report says so."""
@@ -109,7 +109,7 @@ def census(
         if mode is not None:
             model.train(mode == "train")
         with watched:
-            run, empty, finite = call or _caller(model), True, True
+            run, empty, finite = call or caller("loader", model), True, True
             for batch in _batches(loader, batch_size, progress):
                 empty = False
                 finite &= _is_finite(_run(run, model, batch))
@@ -157,19 +157,19 @@ def _finite(t: Tensor) -> bool:
     return math.isfinite(t.sum()) or bool(t.isfinite().all())
 
 
-def _caller(model: nn.Module) -> Callable[[nn.Module, Any], Any]:
-    """Call the model with the inputs of a batch, on its device and in its precision."""
+def caller(name: str, model: nn.Module) -> Callable[[nn.Module, Any], Any]:
+    """Return what calls the model with a batch, on its device and in its precision."""
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     tokens = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in model.modules())
     n_inputs = _n_inputs(model)
 
     def convert(x: Any) -> Any:
         if isinstance(x, np.ndarray):
-            x = as_tensor("loader", x)
+            x = as_tensor(name, x)
         if not isinstance(x, Tensor):
             return x
         if x.is_floating_point() and not _finite(x):
-            raise ValueError("loader must give finite inputs, but a batch holds NaN or infinity")
+            raise ValueError(f"{name} must be finite, but a batch holds NaN or infinity")
         if like is None:
             return x
         stays = not x.is_floating_point() and (tokens or x.is_complex())
@@ -181,7 +181,7 @@ def _caller(model: nn.Module) -> Callable[[nn.Module, Any], Any]:
         inputs = list(batch[:n_inputs]) if isinstance(batch, tuple | list) else [batch]
         if not inputs or not all(isinstance(x, Tensor | np.ndarray) for x in inputs):
             raise TypeError(
-                "loader must give tensors, tuples that begin with them, or dicts, not "
+                f"{name} must give tensors, tuples that begin with them, or dicts, not "
                 f"{type(batch).__name__}; call= tells how to run the model on a batch, such as "
                 "call=lambda model, batch: model(batch.x)"
             )

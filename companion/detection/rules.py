@@ -41,8 +41,15 @@ class Edges:
     ] = ()  #: (level, whether the change comes at the level itself)
 
 
-ALWAYS, NEVER = Edges(True), Edges()
-ABOVE_ZERO = Edges(False, ((0.0, False),))
+def _above(level: float) -> Edges:
+    return Edges(False, ((level, False),))
+
+
+def _between(low: float, high: float) -> Edges:
+    return Edges(False, ((low, False), (high, True)))
+
+
+ALWAYS, ABOVE_ZERO = Edges(True), _above(0.0)
 
 
 _ROUNDED: dict[tuple[float, torch.dtype], float] = {}
@@ -72,10 +79,6 @@ class Rule:
     def level(self, level: float, dtype: torch.dtype) -> float:
         """Give a level the output's precision: clamped at 0.1 in float16 is less than 0.1."""
         return _ROUNDED.get((level, dtype), level) if self.of == "h" else level
-
-
-def _between(low: float, high: float) -> Edges:
-    return Edges(False, ((low, False), (high, True)))
 
 
 def _leaky(kind: str, slope: Any) -> Rule:
@@ -170,8 +173,7 @@ def function_rule(name: str, args: tuple[Any, ...] = (), options: Mapping[str, A
         return _clamped(name, *given.values())
     if name == "threshold":  # which PyTorch does not round to the precision of z
         level, value = given.values()
-        above = Edges(False, ((level, False),))
-        return Rule(name, "z", above, piecewise=True, silent=value)
+        return Rule(name, "z", _above(level), piecewise=True, silent=value)
     if name in {"hardshrink", "softshrink"}:
         return _shrunk(name)
     return _smooth(name, given)
@@ -193,9 +195,7 @@ def module_rule(module: nn.Module) -> Rule | None:
 
 def own_rule(kind: str, function: Callable[[Tensor], Any]) -> Rule:
     """Judge any other elementwise function by its derivative."""
-    slope = _slope_of(function)
-    active, steep = (Edges(False, ((level, False),)) for level in (ZERO, FLAT))
-    return Rule(kind, slope, active, steep)
+    return Rule(kind, _slope_of(function), _above(ZERO), _above(FLAT))
 
 
 def _of_the_book(module: Any, known: Activation) -> Rule:
@@ -218,12 +218,6 @@ def _slope_of(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             leaf = z.clone().requires_grad_()
             output = function(leaf.clone())  # which may work in place
-            if not isinstance(output, Tensor) or output.shape != z.shape:
-                got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise ValueError(
-                    "an activation must act on each number of a tensor, but for an input of shape "
-                    f"{tuple(z.shape)} {function!r} returned {got}"
-                )
             if not output.requires_grad:  # a constant
                 return torch.zeros_like(z)
             ones = torch.ones_like(output)

@@ -457,6 +457,7 @@ class Watch:
                 if label not in self._tallies:
                     self._tallies[label] = place, Tally(label, rule, trail.made_by)
                 tally = self._tallies[label][1]
+                tally.rule = rule  # which may hold tensors of this pass
                 before = tally.sums.get("active") if self.keeps_history else None
                 before = None if before is None else before.clone()
                 tally.add(z, h, layout, samples=self.samples, mask=here.mask)
