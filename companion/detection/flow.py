@@ -86,6 +86,11 @@ class Plan:
     trails: dict[str, tuple[Trail, int]] = field(default_factory=dict)
     """By layer, where its units were, and the number of axes."""
 
+    def trail(self, label: str, h: Tensor) -> Trail | None:
+        """Return where the units of a layer were, if its output was of as many axes."""
+        trail, ndim = self.trails.get(label, (None, 0))
+        return trail if ndim == h.ndim else None
+
 
 @dataclass(frozen=True, eq=False)
 class _Formula:

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -47,12 +46,8 @@ class Hook:
         """Let PyTorch call it."""
         return self.function(*args)
 
-    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
-        return _idle, ()
-
-
-def _idle() -> Callable[..., None]:
-    return _nothing
+    def __reduce__(self) -> tuple[type[Hook], tuple[Callable[..., None]]]:
+        return Hook, (_nothing,)
 
 
 def _nothing(*_: Any) -> None:
@@ -119,7 +114,7 @@ class Watch:
         self._tallies: dict[str, tuple[int, Tally]] = {}
         self._broken: set[str] = set()
         self._handles: list[Any] = []
-        self._here = threading.local()  # the pass that runs in this thread, if it is looked at
+        self._here = _Here()
         self._lock = threading.RLock()
         self._count = 0
         self._called = self._recorded = False
@@ -165,12 +160,7 @@ class Watch:
     def __enter__(self) -> Self:
         return self.attach()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.detach()
 
     def clear(self) -> None:
@@ -268,8 +258,8 @@ class Watch:
             self.notes["passes within torch.func (vmap, grad, ...) were not counted"] = None
             return
         self._recorded = True
-        here = _Pass(number, training, _mask(self.mask, self.model, args, kwargs))
-        here.planned = training in self._plans
+        mask = _mask(self.mask, self.model, args, kwargs)
+        here = _Pass(number, training, training in self._plans, mask)
         here.flow = Flow(
             self._makers,
             partial(self.judge, here),
@@ -289,7 +279,7 @@ class Watch:
         """End it, even by an exception."""
         if torch.compiler.is_compiling():
             return
-        here: _Pass | None = getattr(self._here, "now", None)
+        here = self._here.now
         if here is None:
             return
         self._here.now = None
@@ -323,38 +313,38 @@ class Watch:
     def _attach_to(self, name: str, module: nn.Module, rule: Rule, channels: bool) -> None:
         """Hook a module that is an activation."""
         name = name or type(module).__name__
-        kept: dict[int, Tensor] = {}  # by thread: a copy of what it was called with
 
         def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             z = first_tensor(args, kwargs)
             if z is None:
                 return
-            overwrites = rule.of != "h" and (getattr(module, "inplace", False) or callable(rule.of))
+            in_place = getattr(module, "inplace", False)
+            copies = callable(rule.of) or (in_place and rule.of == "z")
             if torch.compiler.is_compiling():
-                self._in_compiled.z = z.clone() if overwrites else z
+                self._in_compiled.z = z.clone() if copies else z
                 return
-            here: _Pass | None = getattr(self._here, "now", None)
+            here = self._here.now
             if here is None:
                 return
-            if overwrites or getattr(module, "inplace", False):
+            if copies or in_place:
                 with torch._C.DisableTorchFunction():
                     here.flow.overwritten(z)
-                    if overwrites:
-                        kept[threading.get_ident()] = z.clone()
+                    if copies:
+                        here.kept[name] = z.clone()
             here.flow.muted += 1
 
         def leave(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
             if torch.compiler.is_compiling():
                 self._in_compiled.look(self, name, rule, output, channels)
                 return
-            here: _Pass | None = getattr(self._here, "now", None)
+            here = self._here.now
             if here is None:
                 return
             given = first_tensor(args, kwargs)
             if given is None:
                 return
             here.flow.muted -= 1
-            z = kept.pop(threading.get_ident(), given)
+            z = here.kept.pop(name, given)
             if isinstance(output, Tensor) and not here.flow.muted:
                 try:
                     with torch._C.DisableTorchFunction():
@@ -377,7 +367,7 @@ class Watch:
             if torch.compiler.is_compiling():
                 self._in_compiled.used = True
                 return
-            here: _Pass | None = getattr(self._here, "now", None)
+            here = self._here.now
             if here is None:
                 return
             here.flow.path.append(name)
@@ -388,7 +378,7 @@ class Watch:
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             if torch.compiler.is_compiling():
                 return
-            here: _Pass | None = getattr(self._here, "now", None)
+            here = self._here.now
             if here is None or len(here.flow.path) < 2:
                 return
             here.flow.path.pop()
@@ -414,9 +404,9 @@ class Watch:
         if here.flow.light:
             self._add(here, label, call.rule, call.z, call.h, trail, call.place)
             return
-        known, ndim = plan.trails.get(label, (None, 0))
         if here.planned and trail.units is None:  # of the pass up to here nothing was followed
-            if known is None or ndim != call.h.ndim:
+            known = plan.trail(label, call.h)
+            if known is None:
                 here.missed.add(label)
                 return
             trail = known
@@ -430,8 +420,8 @@ class Watch:
     def _again(self, here: _Pass, name: str, rule: Rule, z: Tensor, h: Tensor) -> None:
         """Count a module whose units are where they were in an earlier pass."""
         label = here.flow.label(name)
-        trail, ndim = here.flow.plan.trails.get(label, (None, 0))
-        if trail is None or ndim != h.ndim:  # on a branch that was not taken then
+        trail = here.flow.plan.trail(label, h)
+        if trail is None:  # on a branch that was not taken then
             here.flow.light = False
             here.missed.add(label)
         else:
@@ -478,17 +468,24 @@ class Watch:
         return trail.layout(t)
 
 
+class _Here(threading.local):
+    """The pass that runs in this thread, if it is looked at."""
+
+    now: _Pass | None = None
+
+
 @dataclass(eq=False)
 class _Pass:
     """One forward pass that is looked at."""
 
     number: int
     training: bool
+    planned: bool
     mask: Tensor | None
+    kept: dict[str, Tensor] = field(default_factory=dict)  # what modules will overwrite, copied
     given: list[Tensor | None] = field(default_factory=list)
     shares: dict[str, Tensor] = field(default_factory=dict)
     missed: set[str] = field(default_factory=set)  # layers that could not be counted this time
-    planned: bool = False
     flow: Any = None
 
 
