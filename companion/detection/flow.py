@@ -5,6 +5,25 @@ Of each tensor it knows on which axes its units and its samples are, since what 
 linear layer, a convolution) and what moves axes is followed. And it knows of which other tensor it
 is an elementwise function, and which function: so a SiLU that is written x * sigmoid(x) is judged
 as one activation, by its own derivative, and not by the sigmoid within it.
+
+What becomes of a tensor. When a function is called (`__torch_function__`), `_before` looks at what
+it is given and `_after` at what it returns:
+
+- Each output gets a trail, which tells where its units are (`note`; `trails.made` finds it).
+- If the function is elementwise, its output gets a formula, too: the tensor that it is a function
+  of, how to compute it from there, and which activations are in it (`_step`, `_extend`).
+- A formula with an activation in it is *pending*, since more may be added: of x * sigmoid(x) the
+  sigmoid is a part, and is dropped when the product becomes pending (`_subsume`).
+- It is *judged* (`_settle`) when nothing more can be added: another kind of function takes it, it
+  is about to be overwritten, or the pass ends (`finish`). If a module did nothing else, the
+  activation gets the module's name before (`left`).
+
+A module that is an activation is one step; what it calls inside is muted (`module`).
+
+A pass that calls the same functions as the last one need not be followed: it is *light*, only the
+activations that the `Plan` names are looked at (`_repeat`), and with the first other function it is
+light no more. A pass that is not *plain* makes no plan: there an activation was put together, or
+holds tensors of this pass alone. Which pass gets which plan, `companion.detection.session` decides.
 """
 
 from __future__ import annotations
@@ -141,7 +160,7 @@ class Flow(TorchFunctionMode):
         self.paths = paths
         self.batch_first = batch_first
         self.plan, self.light = plan or Plan(), plan is not None
-        self.plain = True  # whether no activation so far was put together from parts
+        self.plain = True  # whether another pass may go by what this one called
         self._step_number = -1
         self.path: list[str] = [""]
         self.muted = 0  # how many modules that are activations run at present

@@ -140,7 +140,9 @@ class LayerReport:
         """
         return min(1.0, 3 / self.n_seen)
 
-    def _check(self, other: LayerReport) -> None:
+    def __add__(self, other: LayerReport) -> LayerReport:
+        if not isinstance(other, LayerReport):
+            return NotImplemented
         mine = (self.name, self.activation, self.piecewise, len(self))
         theirs = (other.name, other.activation, other.piecewise, len(other))
         if mine != theirs:
@@ -149,11 +151,6 @@ class LayerReport:
                 f"{self.name!r} ({self.activation}, {len(self)} units) where the other has "
                 f"{other.name!r} ({other.activation}, {len(other)} units)"
             )
-
-    def __add__(self, other: LayerReport) -> LayerReport:
-        if not isinstance(other, LayerReport):
-            return NotImplemented
-        self._check(other)
         with np.errstate(invalid="ignore"):
             sums = {name: getattr(self, name) + getattr(other, name) for name in SUMS}
         sums["low"] = np.minimum(self.low, other.low)

@@ -1,4 +1,22 @@
-"""Watch the units of a model while it trains, by hooks that leave nothing behind."""
+"""Watch the units of a model while it trains, by hooks that leave nothing behind.
+
+What a forward pass goes through. `_start`, the first hook of the model, decides whether the pass is
+looked at; `_begin` makes it the `_Pass` of this thread and enters a `Flow`. Modules that are
+activations have the hooks of `_attach_to`, all others those of `_follow`, which tell the flow where
+its calls come from. Whatever is found to be an activation comes to `judge`, and from there to the
+`Tally` of its layer (`_add`). `_finish`, the last hook, ends the flow and keeps the plan of the
+next pass in this mode, training or evaluation:
+
+- A pass without a plan is followed in full. What it called becomes the plan, if it is plain.
+- A pass with a plan that calls the same leaves the plan as it is: this is the fast way.
+- A pass with a plan that calls anything else is *odd*. From there on it is followed, but of tensors
+  made before nothing is known: where a layer has its units is taken from the plan, and a layer that
+  is not in it is *missed*: the report says so, and `census` runs the batch `again`. There is no
+  plan afterwards, so that the next pass is followed; after `MOST_ODD` of these, there never is.
+- A pass that ends by an exception leaves no plan either.
+
+In compiled code no flow can run: there `_InCompiled` counts modules alone.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ __all__ = ["Trail", "made"]
 
 _LAYERS = {"linear": 0} | {f"conv{kind}{n}d": n for kind in ("", "_transpose") for n in (1, 2, 3)}
 """Behind the axis of their units, how many axes of positions there are."""
-_PRODUCTS = {"matmul", "mm", "bmm", "baddbmm", "addmm", "__matmul__", "__rmatmul__"}
+_PRODUCTS = {"matmul", "mm", "bmm", "baddbmm", "addmm", "__matmul__"}
 _NORMS = {"batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"}
 _RECURRENT = {"rnn_relu", "rnn_tanh", "lstm", "gru"}
 _VIEWS = {
@@ -128,8 +128,6 @@ def _product(
     """Find the units of a matrix product: along the axis that a weight brings, or those it had."""
     first = 1 if name in {"addmm", "baddbmm"} else 0
     (left, right), (one, two) = given[first : first + 2], trails[first : first + 2]
-    if name == "__rmatmul__":
-        left, right, one, two = right, left, two, one
     if not (one.fixed or two.fixed):
         return _product_of_data(left, right, one, two, out)
     weight, before = (left, two) if one.fixed else (right, one)
