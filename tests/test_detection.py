@@ -595,6 +595,7 @@ COMPOSED = [
     (lambda z: torch.where(z > 0, z, 0.0), torch.relu),
     (lambda z: torch.where(z > 0, z, torch.zeros_like(z)), torch.relu),
     (lambda z: (z + z.abs()) / 2, lambda z: (z + z.abs()) / 2),
+    (lambda z: (torch.sigmoid(z), torch.ones(3).add_(1))[0] * z, functional.silu),
 ]
 
 
@@ -618,6 +619,49 @@ def test_an_activation_written_by_hand_is_judged_as_a_whole(by_hand, function, a
     np.testing.assert_allclose(report[0].mean, by_hand(z.clone()).mean(0))
     assert report[0].made_by == ("0" if as_module else "a")
     assert report[0].dead.sum() + report[0].saturated.sum() > 0
+
+
+@pytest.mark.parametrize("function", [functional.relu, functional.gelu, swish])
+def test_a_module_that_is_an_activation_and_nothing_else_gives_its_name(function):
+    """Whatever is done with its output, and on every pass."""
+    net = Forward(
+        lambda s, x: s.act(s.a(x)).square(), a=spread(), act=Forward(lambda s, z: function(z))
+    )
+    x = inputs(dtype=torch.float64)
+    report = census(net, x, batch_size=77)
+    assert report.names == ["act"]
+    np.testing.assert_array_equal(
+        report[0].active, (np.abs(slopes(function, net.a(x))) > 1e-6).sum(0)
+    )
+
+
+def test_what_is_about_to_be_overwritten_is_judged_before():
+    """Two activations of one tensor, of which the second overwrites it; and a tensor beside it."""
+
+    def forward(self, x):
+        z = self.a(x)
+        h = functional.gelu(z)
+        self.count = z.new_zeros(3).add_(1)
+        return h * 2 + z.mul_(z.sigmoid())
+
+    x, layer = inputs(dtype=torch.float64), spread()
+    report = census(Forward(forward, a=layer), x)
+    assert report.names == ["gelu()", "composed()"]
+    for found, function in zip(report, (functional.gelu, functional.silu), strict=True):
+        slope = np.abs(slopes(function, layer(x)))
+        np.testing.assert_array_equal(found.active, (slope > 1e-6).sum(0))
+
+
+def test_a_step_has_no_slope_anywhere():
+    class Step(nn.Module):
+        def forward(self, z):
+            return (z > 0).double()
+
+    layer = census(
+        nn.Sequential(spread(), Step()), inputs(dtype=torch.float64), activations=(Step,)
+    )
+    assert layer[0].dead.all()
+    assert 0 < layer[0].constant.sum() < 25
 
 
 def test_what_is_no_activation_is_none():
@@ -741,6 +785,11 @@ WHERE = {
     "one dimension of positions": (
         lambda: nn.Sequential(silenced(nn.Conv1d(3, 16, 3)), nn.Dropout(), nn.ReLU()), (10, 3, 8),
         60),
+    "a diagonal": (
+        lambda: Forward(lambda s, x: s.a(x).diagonal(0, 2, 3).relu(), a=CONV()), (10, 3, 6, 6), 40),
+    "stacked": (
+        lambda: Forward(lambda s, x: torch.stack([s.a(x), s.a(2 * x)], 1).relu(), a=LINEAR()),
+        (10, 8), 20),
     "transposed convolution": (
         lambda: nn.Sequential(silenced(nn.ConvTranspose2d(3, 16, 3)), nn.ReLU()), (10, 3, 4, 4),
         360),
@@ -1010,6 +1059,22 @@ def test_units_that_share_an_axis_with_samples_are_named():
         net(inputs())
     with pytest.raises(ValueError, match="its samples and its units share an axis"):
         watched.report()
+
+
+def test_a_product_of_data_alone_has_no_units_that_are_known():
+    net = Forward(
+        lambda s, x: torch.einsum("btd,bsd->bts", s.a(x), s.a(x)).relu() + s.a(x).relu().sum(),
+        a=nn.Linear(8, 16),
+    )
+    report = census(net, torch.randn(10, 6, 8))
+    assert [len(layer) for layer in report] == [16]
+    assert any("which of its axes are units is not known" in note for note in report.notes)
+
+
+def test_the_first_batch_may_be_of_one_sample():
+    net, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.ReLU()), torch.randn(33, 1, 6, 6)
+    layer = census(net, [x[:1], x[1:]])[0]
+    assert (len(layer), layer.n_seen, layer.n_values) == (64, 33, 33)
 
 
 def test_a_gated_linear_unit_has_its_gate():
@@ -1468,7 +1533,7 @@ slow_guards = pytest.mark.filterwarnings(
 
 @slow_guards
 @pytest.mark.parametrize("every", [1, 3])
-def test_a_model_that_is_compiled_later(dynamo, every):
+def test_when_compiled_later_a_model_is_counted_alike(dynamo, every):
     net = nn.Sequential(perceptron(), nn.GELU(), nn.LeakyReLU(inplace=True))
     batches = [inputs(n, seed=n) for n in (32, 32, 32, 16, 16, 16, 9, 9, 9)]
     compiled = torch.compile(net, backend="eager")
@@ -1483,7 +1548,7 @@ def test_a_model_that_is_compiled_later(dynamo, every):
 
 
 @slow_guards
-def test_hooks_that_come_too_late_are_not_silent(dynamo):
+def test_when_compiled_before_hooks_are_not_silent(dynamo):
     net = perceptron()
     compiled = torch.compile(net, backend="eager")
     compiled(inputs())
@@ -1494,7 +1559,7 @@ def test_hooks_that_come_too_late_are_not_silent(dynamo):
 
 
 @slow_guards
-def test_functions_of_compiled_code_are_not_seen(dynamo):
+def test_when_compiled_functions_are_not_seen(dynamo):
     net = nn.Sequential(nn.ReLU(), Calls(torch.tanh, nn.Linear(5, 5)))
     with watch(net) as watched:
         torch.compile(net, backend="eager")(inputs())
@@ -1508,7 +1573,7 @@ def test_functions_of_compiled_code_are_not_seen(dynamo):
 
 
 @slow_guards
-def test_compiled_sequences_have_their_units_last(dynamo):
+def test_when_compiled_sequences_have_their_units_last(dynamo):
     net = nn.Sequential(nn.Linear(5, 7), nn.ReLU())
     with watch(net) as watched:
         torch.compile(net, backend="eager")(torch.randn(8, 4, 5))
@@ -1517,7 +1582,7 @@ def test_compiled_sequences_have_their_units_last(dynamo):
 
 
 @slow_guards
-def test_a_graph_may_be_whole_whatever_is_watched(dynamo):
+def test_when_compiled_a_graph_may_be_whole(dynamo):
     net = perceptron()
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     batches = [inputs(32, seed=n) for n in range(6)]
@@ -1561,7 +1626,7 @@ sys.exit(any(rank.exitcode for rank in ranks))
 """
 
 
-def test_ranks_are_added_up(tmp_path):
+def test_what_ranks_have_seen_is_added_up(tmp_path):
     env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", RANKS, tmp_path]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)

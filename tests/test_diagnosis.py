@@ -209,9 +209,10 @@ def test_inputs_are_far_if_half_of_their_mean_square_is_their_means(share, far, 
 
 def test_two_centred_samples_are_not_far_from_zero_on_average():
     model, x = net(widths=(9,), activation="softplus"), samples(1000)
-    shares = [examine(census(model, x), model, pair)[1] for pair in x.split(2)]
+    report = census(model, x)
+    shares = [examine(report, model, pair)[1] for pair in x.split(2)]
     assert abs(np.mean(shares)) < 0.05
-    assert math.isnan(examine(census(model, x), model, x[:1])[1])
+    assert math.isnan(examine(report, model, x[:1])[1])
 
 
 @pytest.mark.parametrize(

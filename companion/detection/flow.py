@@ -395,27 +395,20 @@ class Flow(TorchFunctionMode):
         formula, trail = step.formula, step.trail
         loose = rule is not None and rule.kind == "clamp" and trail.units is None
         if rule is not None and not trail.fixed and not loose:
-            call = self._call(rule, step.z, t, step.trail, path, module=path is not None)
+            call = self._call(rule, step.z, t, step.trail, path)
             formula = replace(formula, calls=(*formula.calls, call))
         self._formulas[id(t)] = formula
         self._subsume(formula)
         if formula.calls or (formula.own and self.trail(formula.root).units is not None):
             self._pending[id(t)] = (t, formula)
 
-    def _call(
-        self,
-        rule: Rule,
-        z: Tensor,
-        h: Tensor,
-        trail: Trail,
-        whole: str | None,
-        module: bool = False,
-    ) -> Call:
+    def _call(self, rule: Rule, z: Tensor, h: Tensor, trail: Trail, whole: str | None) -> Call:
         """Name a call: by the module that does nothing else, or by the one that made it."""
-        name = f"{self.path[-1]}.{rule.kind}()".removeprefix(".") if whole is None else whole
-        label, path = self.label(name), self.path[-1]
-        step = -1 if module else self._step_number
-        return Call(rule, z, h, trail, self.place, label, name, path, step)
+        name, step = whole, -1
+        if name is None:
+            name, step = f"{self.path[-1]}.{rule.kind}()".removeprefix("."), self._step_number
+        label = self.label(name)
+        return Call(rule, z, h, trail, self.place, label, name, self.path[-1], step)
 
     def _whole(self, t: Tensor, formula: _Formula, kind: str, path: str | None) -> Call:
         """Take a formula for one activation; as it holds tensors of this pass, no plan can."""
