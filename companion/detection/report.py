@@ -351,7 +351,7 @@ class UnitReport:
             layers = tuple(LayerReport(**row) for row in found.pop("layers"))
             return cls(layers, **found)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is no report: {error!r}") from None
+            raise ValueError(f"{path} is no report: {type(error).__name__}: {error}") from None
 
     def all_reduce(self, group: Any = None) -> UnitReport:
         """Return the sum of the reports of all ranks; each of them must call it.
