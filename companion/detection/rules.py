@@ -25,8 +25,6 @@ __all__ = [
 
 ZERO = 1e-6
 """A smooth activation's derivative of at most this size counts as none."""
-POINT = 1e-4
-"""A gap of this width in which a smooth activation has no derivative is a point, not a flat."""
 FLAT = 0.01
 """A unit whose derivative never exceeds this is saturated."""
 
@@ -238,28 +236,15 @@ def _edges(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Edges, Edge
             return np.asarray(slope(torch.from_numpy(z)))
 
     found = []
+    z = np.sinh(np.linspace(-12, 12, 100_001))  # close together near 0, and far out as well
     for level in (ZERO, FLAT):
-        z = np.sinh(np.linspace(-12, 12, 100_001))  # close together near 0, and far out as well
-        least = np.flatnonzero((size(z)[1:-1] < size(z)[:-2]) & (size(z)[1:-1] <= size(z)[2:])) + 1
-        z = np.sort(np.append(z, _minima(size, z[least - 1], z[least + 1])))  # f' is 0 at some
         holds = size(z) > level
+        holds[1:-1] |= holds[:-2] & holds[2:]  # where f' changes its sign is a point, and not flat
         change = np.flatnonzero(holds[1:] != holds[:-1])
         low, high = z[change], z[change + 1]
         for _ in range(80):
             middle = (low + high) / 2
             same = (size(middle) > level) == holds[change]
             low, high = np.where(same, middle, low), np.where(same, high, middle)
-        if level == ZERO:  # the point at which f' changes its sign is passed over: it is not flat
-            gaps = np.flatnonzero(~holds[change[1:]] & (np.diff(low) < POINT)) + 1
-            low = np.delete(low, np.union1d(gaps, gaps - 1))
         found.append(Edges(bool(holds[0]), tuple((float(edge), False) for edge in low)))
     return found[0], found[1]
-
-
-def _minima(size: Callable[..., np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Find the minima between these ends, by thirds."""
-    for _ in range(80):
-        left, right = low + (high - low) / 3, high - (high - low) / 3
-        smaller = size(left) < size(right)
-        low, high = np.where(smaller, low, left), np.where(smaller, right, high)
-    return (low + high) / 2
