@@ -39,7 +39,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from companion.detection.rules import FUNCTIONS, Rule, function_rule, own_rule
-from companion.detection.trails import Trail, made
+from companion.detection.trails import Trail, made, outside
 
 __all__ = ["Call", "Flow"]
 
@@ -178,11 +178,8 @@ class Flow(TorchFunctionMode):
         found = self._trails.get(id(t))
         if found is not None:
             return found[1]
-        fixed = id(t) in self.fixed
-        axis = 0 if self.batch_first or t.ndim < 2 else 1
-        if not t.ndim:
-            return Trail(None, None, 1, fixed=fixed)
-        return Trail(None, axis, t.shape[axis], fixed=fixed)
+        batch = 0 if self.batch_first or t.ndim < 2 else 1
+        return outside(t, batch, fixed=id(t) in self.fixed)
 
     def note(self, t: Tensor, trail: Trail) -> None:
         """Keep it as long as the tensor lives."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from companion.detection.tally import Layout
 
-__all__ = ["Trail", "made"]
+__all__ = ["Trail", "made", "outside"]
 
 _LAYERS = {"linear": 0} | {f"conv{kind}{n}d": n for kind in ("", "_transpose") for n in (1, 2, 3)}
 """Behind the axis of their units, how many axes of positions there are."""
@@ -30,7 +30,7 @@ _VIEWS = {
 _SHAPES = {"reshape", "view", "flatten", "unflatten", "view_as", "reshape_as"}
 _LIKE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "rand_like"}
 _REDUCTIONS = {
-    "sum", "mean", "amax", "amin", "max", "min", "prod", "norm", "std", "var", "logsumexp",
+    "sum", "mean", "amax", "amin", "max", "min", "prod", "std", "var", "logsumexp",
 }  # fmt: skip
 
 _FAR = 2**40
@@ -61,6 +61,13 @@ class Trail:
         )
 
 
+def outside(t: Tensor, batch: int = 0, *, fixed: bool = False) -> Trail:
+    """Return the trail of a tensor that no layer made, with the samples on this axis."""
+    if not t.ndim:
+        return Trail(None, None, 1, fixed=fixed)
+    return Trail(None, batch, t.shape[batch], fixed=fixed)
+
+
 def made(
     func: Any, name: str, args: Any, kwargs: Any, given: Sequence[Tensor],
     trails: Sequence[Trail], outputs: Sequence[Tensor], makers: Mapping[int, str],
@@ -72,8 +79,7 @@ def made(
         axis = (out.ndim - 1 - _LAYERS[name],)
         return [_same(trails[0], axis, out, makers.get(id(given[1]), ""))]
     if name in _LIKE or all(trail.fixed for trail in trails):
-        return [Trail(None, 0 if o.ndim else None, len(o) if o.ndim else 1, fixed=True)
-                for o in outputs]  # fmt: skip
+        return [outside(o, fixed=True) for o in outputs]
     before, t = trails[0], given[0]
     if name in _PRODUCTS:
         return [_product(name, given, trails, out, makers)]
@@ -159,9 +165,8 @@ def _einsum(
     letters = inputs.split(",")
     place = next((i for i, trail in enumerate(trails) if trail.fixed), None)
     if not arrow or "." in inputs or place is None or len(given) != 2:
-        n = out.shape[0] if out.ndim else 1
         unfit = "which of its axes are units is not known" if out.ndim > 2 else ""
-        return Trail(None, 0 if out.ndim else None, n, unfit=unfit)
+        return replace(outside(out), unfit=unfit)
     units = tuple(i for i, letter in enumerate(result) if letter in letters[place])
     rest = [i for i in range(out.ndim) if i not in units]
     batch = rest[0] if rest else None
