@@ -785,6 +785,9 @@ WHERE = {
     "one dimension of positions": (
         lambda: nn.Sequential(silenced(nn.Conv1d(3, 16, 3)), nn.Dropout(), nn.ReLU()), (10, 3, 8),
         60),
+    "the length of what is at its positions": (
+        lambda: Forward(lambda s, x: (s.a(x).clamp(min=0).norm(2, dim=(2, 3)) - 1e-9).relu(),
+                        a=CONV()), (10, 3, 6, 6), 10),
     "a diagonal": (
         lambda: Forward(lambda s, x: s.a(x).diagonal(0, 2, 3).relu(), a=CONV()), (10, 3, 6, 6), 40),
     "stacked": (
@@ -800,7 +803,7 @@ WHERE = {
 def test_units_are_where_the_layer_made_them(where):
     make, shape, n_values = WHERE[where]
     torch.manual_seed(0)
-    layer = census(make(), torch.randn(shape))[0]
+    layer = census(make(), torch.randn(shape)).layers[-1]
     assert (len(layer), layer.n_seen, layer.n_values) == (16, 10, n_values)
     assert np.flatnonzero(layer.dead).tolist() == [0, 1, 2, 3, 4]
 

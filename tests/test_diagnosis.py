@@ -317,6 +317,14 @@ def test_evidence_counts_what_inputs_of_a_deeper_layer_share():
     assert sources["1"].offset == pytest.approx(far)
 
 
+def test_whole_numbers_are_inputs_like_others():
+    model, x = net(widths=(64,)), samples().mul(9).round()
+    report = census(model, x)
+    expected = examine(report, model, x)[1]
+    for inputs in (x.int(), x.int().tolist(), x.numpy().astype(np.int16)):
+        assert examine(report, model, inputs)[1] == pytest.approx(expected)
+
+
 class Twice(nn.Sequential):
     """Calls its layers again, on what comes out far from zero."""
 
