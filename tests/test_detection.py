@@ -825,6 +825,15 @@ def test_units_of_experts_are_their_own(form):
     assert np.flatnonzero(layer.dead).tolist() == [64, 65, 66]
 
 
+@pytest.mark.skipif(not hasattr(functional, "grouped_mm"), reason="needs a newer PyTorch")
+def test_units_of_experts_in_one_call_are_pooled_and_that_is_said():
+    ends, weight = torch.tensor([8, 16], dtype=torch.int32), nn.Parameter(torch.randn(2, 32, 64))
+    net = Forward(lambda s, x: functional.grouped_mm(x, s.w, offs=ends).relu(), w=weight)
+    report = census(net, torch.randn(16, 32))
+    assert (len(report[0]), report[0].n_values) == (64, 16)
+    assert report.notes == ("'relu()' pools the units of several experts",)
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_samples_are_where_layers_say(batch_first):
     torch.manual_seed(0)
