@@ -378,6 +378,10 @@ def test_the_axis_can_be_chosen():
     for axis in ("1", {"1": "2"}, 1.0):
         with pytest.raises(TypeError, match="axis"):
             census(net, x, axis=axis)
+    for axis in (-10, {"1": -10}):
+        with pytest.raises(ValueError, match="-9 or more"):
+            watch(net, axis=axis)
+    watch(net, axis={"1": -9})
 
 
 def test_a_layer_whose_units_change_in_number_is_left_out_and_named():
@@ -799,6 +803,12 @@ WHERE = {
 }  # fmt: skip
 
 
+BY_NO_LAYER = {
+    "cut in two and put together", "a weight by hand", "a weight by hand, from the left", "addmm",
+    "einsum",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("where", WHERE)
 def test_units_are_where_the_layer_made_them(where):
     make, shape, n_values = WHERE[where]
@@ -806,6 +816,7 @@ def test_units_are_where_the_layer_made_them(where):
     layer = census(make(), torch.randn(shape)).layers[-1]
     assert (len(layer), layer.n_seen, layer.n_values) == (16, 10, n_values)
     assert np.flatnonzero(layer.dead).tolist() == [0, 1, 2, 3, 4]
+    assert (layer.made_by == "") == (where in BY_NO_LAYER)
 
 
 @pytest.mark.parametrize("form", ["bmm", "einsum", "matmul"])
@@ -863,9 +874,13 @@ def test_a_recurrent_net_counts_what_it_puts_out_and_names_the_rest():
     assert report[0].dead[2]
     assert "of its 2 layers only the last counts" in report.notes[0]
     net = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.LSTM(8, 4))
-    notes = " ".join(census(net, x).notes)
-    assert "'0.self_attn' (MultiheadAttention)" in notes
-    assert "'1' (LSTM): its gates" in notes
+    lstm, attention = census(net, x).notes
+    assert "'1' (LSTM): its gates" in lstm
+    assert attention == "'0.self_attn' (MultiheadAttention): attention's softmax has no units"
+    net = nn.TransformerEncoder(net[0], 3, enable_nested_tensor=False)
+    (attention,) = census(net, x).notes
+    assert attention.startswith("'layers.0.self_attn' and 2 more (MultiheadAttention): ")
+    assert census(nn.RNN(8, 6, nonlinearity="relu", batch_first=True), x).notes == ()
 
 
 def test_padding_does_not_count():
@@ -891,6 +906,13 @@ def test_padding_does_not_count():
     with watch(encoder.eval()) as watched:
         encoder(torch.randn(6, 5, 4), src_key_padding_mask=~real)
     assert watched.report()[0].n_values == 15
+    with watch(encoder) as watched:
+        encoder(torch.randn(6, 5, 4), None, ~real)
+    assert watched.report()[0].n_values == 15
+    for mask in (None, real[:, None, None]):  # none of samples by positions
+        with watch(net) as watched:
+            net(tokens, attention_mask=mask)
+        assert watched.report()[0].n_values == 30
 
 
 def test_inputs_may_be_several_or_named():
@@ -900,6 +922,48 @@ def test_inputs_may_be_several_or_named():
     x, y = inputs(), inputs(seed=1)
     for loader in ([(x, y)], [{"x": x, "y": y}], [[x, y, torch.zeros(300)]]):
         np.testing.assert_array_equal(census(two, loader)[0].active, (two(x, y) > 0).sum(0))
+
+
+def test_a_report_keeps_two_samples_of_what_the_model_was_called_with():
+    x, y = inputs(), inputs(4)
+    net = Forward(lambda s, x, *_, **__: x.relu())
+    few, table = torch.ones(1), torch.eye(300).to_sparse()
+    with watch(net) as watched:
+        net(x, [x, (x, "text")], more={"x": x, "table": table})
+        net(y)
+    (first, (second, (third, text))), named = watched.report().example
+    for part in (first, second, third, named["more"]["x"]):
+        assert torch.equal(part, x[:2])
+        assert part.data_ptr() != x.data_ptr()
+    assert (text, named["more"]["table"].shape) == ("text", (300, 300))
+    for other in (few, torch.tensor(1.0)):  # where the samples are is not clear
+        with watch(net) as watched:
+            net(x, other)
+        assert [len(t) if t.ndim else 0 for t in watched.report().example[0]] in (
+            [300, 1],
+            [300, 0],
+        )
+    two = census(net, x) + census(net, y)
+    assert torch.equal(two.example[0][0], x[:2])
+
+
+def test_a_model_may_be_wrapped_but_not_spread_over_devices():
+    net = perceptron()
+    parallel = nn.DataParallel(net)
+    expected = census(net, inputs())
+    for device_ids in ([], [0]):
+        parallel.device_ids = device_ids
+        assert same(census(parallel, inputs()), expected)
+    parallel.device_ids = [0, 1]
+    with pytest.raises(ValueError, match="DataParallel of several devices"):
+        watch(parallel)
+
+
+def test_what_puts_out_no_number_has_not_overflowed():
+    net = Forward(lambda s, x: s.a(x).relu().argmax(1), a=nn.Linear(5, 7))
+    with watch(net) as watched:
+        net(inputs())
+    assert not watched.report().overflowed
 
 
 def test_in_threads_nothing_is_lost():
@@ -1591,6 +1655,11 @@ def test_when_compiled_sequences_have_their_units_last(dynamo):
         torch.compile(net, backend="eager")(torch.randn(8, 4, 5))
     layer = watched.report()[0]
     assert (len(layer), layer.n_seen, layer.n_values) == (7, 8, 32)
+    net = nn.Sequential(nn.Conv1d(5, 7, 3), nn.ReLU(), nn.AvgPool1d(3), nn.ReLU())
+    with watch(net) as watched:
+        torch.compile(net, backend="eager")(torch.randn(8, 5, 8))
+    found = [(len(layer), layer.n_seen, layer.n_values) for layer in watched.report()]
+    assert found == [(7, 8, 48), (7, 8, 16)]
 
 
 @slow_guards
