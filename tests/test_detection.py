@@ -792,6 +792,23 @@ WHERE = {
     "the length of what is at its positions": (
         lambda: Forward(lambda s, x: (s.a(x).clamp(min=0).norm(2, dim=(2, 3)) - 1e-9).relu(),
                         a=CONV()), (10, 3, 6, 6), 10),
+    "summed over an axis of positions": (
+        lambda: Forward(lambda s, x: s.a(x).sum(3).relu(), a=CONV()), (10, 3, 6, 6), 40),
+    "summed over an axis by its other name": (
+        lambda: Forward(lambda s, x: s.a(x).sum(axis=-1).relu(), a=CONV()), (10, 3, 6, 6), 40),
+    "a mean over the samples": (
+        lambda: Forward(lambda s, x: s.a(x).mean(dim=0).relu(), a=CONV()), (10, 3, 6, 6), 16),
+    "less their sum": (
+        lambda: Forward(lambda s, x: (s.a(x) - 1e-9 * s.a(x).sum()).relu(), a=CONV()),
+        (10, 3, 6, 6), 160),
+    "in two axes, which are turned and turned back": (
+        lambda: Forward(lambda s, x: s.a(x).unflatten(1, (4, 4)).mT.mT.relu(), a=LINEAR()),
+        (10, 8), 10),
+    "samples and positions in one axis, turned": (
+        lambda: Forward(lambda s, x: s.a(x).reshape(-1, 16).T.relu(), a=LINEAR()), (10, 6, 8), 60),
+    "einsum with the weight of a layer": (
+        lambda: Forward(lambda s, x: (torch.einsum("btd,hd->bth", x, s.a.weight) + s.a.bias).relu(),
+                        a=LINEAR()), (10, 6, 8), 60),
     "a diagonal": (
         lambda: Forward(lambda s, x: s.a(x).diagonal(0, 2, 3).relu(), a=CONV()), (10, 3, 6, 6), 40),
     "stacked": (
@@ -805,8 +822,13 @@ WHERE = {
 
 BY_NO_LAYER = {
     "cut in two and put together", "a weight by hand", "a weight by hand, from the left", "addmm",
-    "einsum",
+    "einsum", "less their sum", "in two axes, which are turned and turned back",
 }  # fmt: skip
+IN_NO_AXIS = {
+    "samples and positions in one axis", "samples and positions in one axis, turned", "addmm",
+    "a mean over the samples",
+}  # fmt: skip
+"""Where samples have no axis of their own, so that they are all looked at."""
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -817,6 +839,17 @@ def test_units_are_where_the_layer_made_them(where):
     assert (len(layer), layer.n_seen, layer.n_values) == (16, 10, n_values)
     assert np.flatnonzero(layer.dead).tolist() == [0, 1, 2, 3, 4]
     assert (layer.made_by == "") == (where in BY_NO_LAYER)
+    with watch(make(), samples=4) as watched:
+        watched.model(torch.randn(shape))
+    first = watched.report().layers[-1]
+    n_seen = 10 if where in IN_NO_AXIS else 4
+    assert (first.n_seen, first.n_values) == (n_seen, n_values * n_seen / 10)
+
+
+def test_one_sample_of_a_batch_is_one():
+    net = Forward(lambda s, x: s.a(x)[3].relu(), a=CONV())
+    layer = census(net, torch.randn(10, 3, 6, 6))[0]
+    assert (len(layer), layer.n_seen, layer.n_values, layer.made_by) == (16, 1, 16, "a")
 
 
 @pytest.mark.parametrize("form", ["bmm", "einsum", "matmul"])

@@ -152,8 +152,7 @@ def _product_of_data(left: Tensor, right: Tensor, one: Trail, two: Trail, out: T
     for t, trail, axis in ((left, one, out.ndim - 2), (right, two, out.ndim - 1)):
         if t.ndim == out.ndim and axis in (trail.units or ()):
             return Trail(trail.units, trail.batch, trail.n)
-    before = one if left.ndim == out.ndim else two
-    return Trail(None, before.batch, before.n, unfit="a product of two tensors has no units")
+    return Trail(None, one.batch, one.n, unfit="a product of two tensors has no units")
 
 
 def _einsum(
