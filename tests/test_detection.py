@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -1085,6 +1086,11 @@ def test_batches_are_as_long_as_asked():
 
     census(Forward(forward), inputs(10), batch_size=4)
     assert lengths == [4, 4, 2]
+    census(Forward(forward), inputs(513))
+    assert lengths[3:] == [512, 1]
+    census(Forward(forward), [(inputs(7), torch.zeros(7))])  # of which a model takes one at least
+    census(Forward(forward), inputs(3).flatten())
+    assert lengths[5:] == [7, 15]
 
 
 def test_a_parameter_that_is_not_used_may_overflow_too():
@@ -1804,6 +1810,7 @@ LOADERS = {
     "tensor": lambda x: x,
     "array": lambda x: x.numpy(),
     "array of another precision": lambda x: x.numpy().astype(np.float64),
+    "array that runs backwards": lambda x: x.numpy()[::-1],
     "list": batched,
     "generator": lambda x: iter(batched(x)),
     "arrays": lambda x: [batch.numpy() for batch in batched(x)],
@@ -1974,8 +1981,31 @@ def test_a_report_is_a_sequence_of_layers(report):
     for wrong, error in (("5", KeyError), (2, IndexError)):
         with pytest.raises(error):
             report[wrong]
+    assert report[np.int64(-1)] is report[1]
     with pytest.raises(ValueError, match="read-only"):
         report[0].active[0] = 7
+
+
+@pytest.mark.parametrize("n", [29, 30, 31])
+def test_the_table_has_thirty_rows_at_most(report, n):
+    """The first layer is the only one of its kind: up to there, layers stay in their order."""
+    rest = replace(report[1], active=report[1].active * 0)
+    layers = (report[0], *(replace(rest, name=f"{place}") for place in range(10, n + 9)))
+    lines = str(UnitReport(layers)).splitlines()
+    assert len(lines) == 1 + min(n, 30) + (n > 30)
+    assert lines[1].startswith("10" if n > 30 else "1 ")
+    assert (f"({n - 30} more; " in lines[-1]) == (n > 30)
+
+
+def test_a_table_reads_as_it_is_printed():
+    net = nn.Sequential(nn.Linear(1, 3), nn.ReLU())
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[0].bias.copy_(torch.tensor([-9.0, -0.5, 0.5]))
+    assert str(census(net, torch.linspace(0, 1, 1000)[:, None])) == (
+        "layer  activation  units  dead  always on  saturated  NaN  active  samples   p <=\n"
+        "1      relu            3     1          1          0    0  50.0 %    1,000  0.003"
+    )
 
 
 @settings(max_examples=10, deadline=None)
@@ -2011,6 +2041,7 @@ def test_reports_of_other_models_are_not_added(report):
 
 def test_the_rule_of_three(report):
     assert report[0].bound == 0.01
+    assert [census(nn.ReLU(), inputs(n))[0].bound for n in (1, 3, 4)] == [1, 1, 0.75]
     for n in (10, 300, 10_000):
         assert (1 - 3 / n) ** n <= 0.05 < (1 - 2.5 / n) ** n
 
@@ -2119,7 +2150,12 @@ def test_a_report_draws_itself(report):
     ax = report.plot()
     dead = next(line for line in ax.lines if line.get_color() == COLOURS["blue"])
     np.testing.assert_allclose(dead.get_ydata(), [100 * layer.dead.mean() for layer in report])
-    assert {text.get_text() for text in ax.texts} >= {"dead", "always on"}
+    drawn = {
+        kind.replace("_", " ") for kind in FLAGS if any(getattr(y, kind).any() for y in report)
+    }
+    assert {text.get_text() for text in ax.texts} == drawn | {"dead"}
+    assert "NaN" not in drawn
+    assert dead.get_xdata().tolist() == [1, 2]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("layer", "share of its units (%)")
     other = plt.figure().add_subplot()
     assert UnitReport(report.layers[:1]).plot(other) is other
@@ -2334,15 +2370,27 @@ def test_a_batch_norm_that_has_seen_little_is_named(n, young):
     said = any("'1' has seen few batches" in note for note in census(net, inputs()).notes)
     assert said == young
     assert not any("few batches" in note for note in census(net, inputs(), mode="train").notes)
+    both = nn.Sequential(net, nn.BatchNorm1d(8))  # of several, the youngest is named
+    assert any("has seen few batches: 100 %" in note for note in census(both, inputs()).notes)
+    both[1].momentum = net[1].momentum = None  # the mean over all batches forgets the start at once
+    assert census(both, inputs()).notes == ()
 
 
 def test_a_model_without_numbers_is_refused():
-    for net in (nn.Sequential(nn.LazyLinear(3), nn.ReLU()), perceptron().to("meta")):
+    half = perceptron()
+    half[0].to("meta")
+    for net in (nn.Sequential(half[2], nn.LazyLinear(3), nn.ReLU()), half):
         with pytest.raises(ValueError, match="model must have numbers"):
             census(net, inputs())
 
 
-@pytest.mark.parametrize("wrap", [lambda y: y, lambda y: (1, y), lambda y: {"logits": [y]}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda y: y, lambda y: (1, y), lambda y: {"logits": [y]}, lambda y: (torch.zeros(1), y),
+        lambda y: y * 1j,
+    ],
+)  # fmt: skip
 def test_output_past_the_largest_float_is_overflow(wrap):
     net, x = _net_and_inputs()
 
@@ -2359,6 +2407,10 @@ def test_output_past_the_largest_float_is_overflow(wrap):
     assert not report[0].nan.any()
 
 
+def test_large_numbers_whose_sum_overflows_are_finite():
+    assert not census(nn.ReLU(), torch.full((1, 9), 3e38)).overflowed
+
+
 def test_overflow_is_kept_by_sums_and_files(tmp_path):
     net, x = _net_and_inputs()
     fine = census(net, x)
@@ -2366,5 +2418,7 @@ def test_overflow_is_kept_by_sums_and_files(tmp_path):
         net[2].bias[0] = math.inf
     lost = census(net, x)
     assert (fine + lost).overflowed
+    assert (lost + fine).overflowed
+    assert not (fine + fine).overflowed
     lost.save(tmp_path / "report.json")
     assert UnitReport.load(tmp_path / "report.json").overflowed

@@ -383,6 +383,13 @@ def test_units_that_overflow_though_all_parameters_are_finite():
     assert first.evidence[-1].startswith("all parameters are finite")
 
 
+def test_a_unit_that_overflows_in_one_layer_is_enough():
+    report = UnitReport((units(nan=1), units(name="3")))
+    first = diagnose(report, net())[0]
+    assert (first.layers, first.n_units) == (("1",), 1)
+    assert first.evidence[-1].startswith("all parameters are finite")
+
+
 def test_frozen_parameters_are_named():
     model = net(widths=(9,))
     model[0].requires_grad_(False)
@@ -403,6 +410,9 @@ def test_the_layer_that_a_report_names_is_the_one():
     assert diagnose(report, model)[0].evidence[1].endswith("median bias -7")
     report = UnitReport((units(4, n=11, name="ModuleDict", made_by="b"),))
     with pytest.raises(ValueError, match=r"report must be of this model.*11 units.*\(10, 20\)"):
+        diagnose(report, model)
+    report = UnitReport((units(n=1, name="ModuleDict", made_by="b"),))
+    with pytest.raises(ValueError, match=r"report must be of this model.*1 units.*\(10, 20\)"):
         diagnose(report, model)
 
 

@@ -121,13 +121,13 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "relu6": {},
     "leaky_relu": {"negative_slope": 0.01},
     "rrelu": {"lower": 1 / 8, "upper": 1 / 3},
-    "prelu": {"weight": 0.25},
+    "prelu": {"weight": None},
     "hardtanh": {"min_val": -1.0, "max_val": 1.0},
     "hardsigmoid": {},
     "clamp": {"min": None, "max": None},
-    "threshold": {"threshold": 0.0, "value": 0.0},
-    "hardshrink": {"lambd": 0.5},
-    "softshrink": {"lambd": 0.5},
+    "threshold": {"threshold": None, "value": None},
+    "hardshrink": {},
+    "softshrink": {},
     "sigmoid": {},
     "tanh": {},
     "elu": {"alpha": 1.0},
@@ -142,7 +142,7 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "logsigmoid": {},
     "tanhshrink": {},
 }
-"""By the name of a function of PyTorch, its arguments behind the input, and their defaults."""
+"""By the name of a function of PyTorch, the arguments that its rule needs, and their defaults."""
 
 _MODULES: dict[type[nn.Module], str] = {
     getattr(nn, name): name.lower()
