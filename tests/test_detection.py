@@ -810,6 +810,11 @@ WHERE = {
     "einsum with the weight of a layer": (
         lambda: Forward(lambda s, x: (torch.einsum("btd,hd->bth", x, s.a.weight) + s.a.bias).relu(),
                         a=LINEAR()), (10, 6, 8), 60),
+    "named one by one": (
+        lambda: Forward(lambda s, x: s.a(x)[:, torch.arange(16)].relu(), a=CONV()), (10, 3, 6, 6),
+        160),
+    "with the samples moved before": (
+        lambda: Forward(lambda s, x: s.a(x.transpose(0, 1)).relu(), a=LINEAR()), (10, 6, 8), 60),
     "a diagonal": (
         lambda: Forward(lambda s, x: s.a(x).diagonal(0, 2, 3).relu(), a=CONV()), (10, 3, 6, 6), 40),
     "stacked": (
@@ -845,6 +850,12 @@ def test_units_are_where_the_layer_made_them(where):
     first = watched.report().layers[-1]
     n_seen = 10 if where in IN_NO_AXIS else 4
     assert (first.n_seen, first.n_values) == (n_seen, n_values * n_seen / 10)
+
+
+def test_half_of_the_units_are_not_those_that_the_layer_made():
+    net = Forward(lambda s, x: s.a(x).chunk(2, 1)[1].relu(), a=LINEAR())
+    layer = census(net, torch.randn(10, 8))[0]
+    assert (len(layer), layer.n_seen, layer.made_by) == (8, 10, "")
 
 
 def test_one_sample_of_a_batch_is_one():
@@ -1061,6 +1072,7 @@ def test_a_few_samples_share_an_axis_with_units_too(n):
     net = Forward(lambda s, x: s.a(x).reshape(-1).relu(), a=nn.Linear(5, 7))
     with pytest.raises(ValueError, match="share an axis"):
         census(net, inputs(n))
+    assert (len(census(net, inputs(1))[0]), census(net, inputs(1))[0].n_seen) == (7, 1)
 
 
 def test_tokens_may_have_their_samples_second():

@@ -169,7 +169,7 @@ def _einsum(
     units = tuple(i for i, letter in enumerate(result) if letter in letters[place])
     rest = [i for i in range(out.ndim) if i not in units]
     batch = rest[0] if rest else None
-    n = out.shape[batch] if batch is not None else trails[1 - place].n
+    n = out.shape[batch] if batch is not None else 1
     return Trail(units, batch, n, makers.get(id(given[place]), "") if len(units) == 1 else "")
 
 
@@ -186,7 +186,7 @@ def _viewed(
     strides, step = [0] * t.ndim, 1
     for axis in reversed(before.units or ()):
         strides[axis], step = step, step * t.shape[axis]
-    if before.batch is not None and before.batch not in (before.units or ()):
+    if before.batch is not None and not strides[before.batch]:
         strides[before.batch] = _FAR
     picture = torch.empty_strided(t.shape, strides, device="meta")
 
@@ -254,6 +254,5 @@ def _reduced(before: Trail, t: Tensor, out: Tensor, args: Any, kwargs: Any) -> T
         None if before.units is None else tuple(rest.index(i) for i in before.units if i in rest)
     )
     batch = rest.index(before.batch) if before.batch in rest else None
-    whole = units is not None and len(units) == len(before.units or ())
-    made_by = before.made_by if whole else ""
+    made_by = before.made_by if len(units or ()) == len(before.units or ()) else ""
     return replace(before, units=units or None, batch=batch, made_by=made_by)
