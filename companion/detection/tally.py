@@ -84,8 +84,6 @@ class Tally:
 
     def _add(self, z: Tensor, h: Tensor, units: tuple[int, ...], gate: Tensor | None) -> None:
         rule, n_values = self.rule, h.numel() // self.n_units
-        if units == (h.ndim - 1,) and h.ndim > 2 and h.is_contiguous():  # a table sums fastest
-            z, h, units = z.flatten(0, -2), h.flatten(0, -2), (1,)
         dims = [axis for axis in range(h.ndim) if axis not in units]
         on = h if rule.of == "h" else z
         own = on.dtype
@@ -206,16 +204,16 @@ def _beyond(t: Tensor, level: float, closed: bool) -> Tensor:
 
 
 def _sum(t: Tensor, dims: list[int]) -> Tensor:
-    """Sum over these axes, the fastest way for images, and exactly where there are many values."""
-    if t.numel() > EXACT and t.device.type != "mps":
-        return t.sum(dims, dtype=torch.float64)
-    if t.ndim > 2 and dims == [0, *range(2, t.ndim)] and t.is_contiguous():
-        return t.flatten(2).sum(2).sum(0)
-    return t.sum(dims)
+    """Sum over these axes, exactly where there are many values."""
+    return t.sum(dims, dtype=_double(t) if t.numel() > EXACT else None)
 
 
 def _new(like: Tensor) -> Tensor:
-    """Make sums of zero, in double precision where the device has it."""
-    dtype = torch.float32 if like.device.type == "mps" else torch.float64
+    """Make sums of zero."""
     with torch.inference_mode(False):
-        return torch.zeros_like(like, dtype=dtype)
+        return torch.zeros_like(like, dtype=_double(like))
+
+
+def _double(t: Tensor) -> torch.dtype:
+    """Return double precision, where the device has it."""
+    return torch.float32 if t.device.type == "mps" else torch.float64
