@@ -2032,6 +2032,16 @@ def test_the_sum_of_reports_is_the_report_of_all(sizes):
     assert added[0].bound == min(1, 3 / sum(sizes))
 
 
+def test_what_dead_units_put_out_in_both_of_two_reports():
+    net, x = nn.Sequential(spread(), nn.Sigmoid()), inputs(dtype=torch.float64)
+    one, two, whole = census(net, x[:99])[0], census(net, x[99:])[0], census(net, x)[0]
+    dead = whole.dead
+    assert (one.low[dead] != two.low[dead]).any()
+    assert (one.high[dead] != two.high[dead]).any()
+    np.testing.assert_array_equal((one + two).low[dead], whole.low[dead])
+    np.testing.assert_array_equal((one + two).high[dead], whole.high[dead])
+
+
 def test_reports_of_other_models_are_not_added(report):
     others = {
         "'3'": census(nn.Sequential(spread(), nn.ReLU()), inputs(dtype=torch.float64)),
@@ -2072,6 +2082,7 @@ def test_a_report_comes_back_from_its_file(report, tmp_path):
     path = tmp_path / "report.json"
     sums = [np.array([1, 1, 1])] * 3 + [np.array([1, math.nan, math.inf])] * 4
     nan = LayerReport("x", "relu", 3, 6, True, *sums)
+    assert UnitReport((nan,)).overflowed  # by one unit of three
     for saved in (report, UnitReport((*report.layers, nan), ("not all was seen",))):
         saved.save(path)
         found = UnitReport.load(path)
@@ -2180,7 +2191,13 @@ def test_what_is_no_report_is_refused(report):
     for layers, notes in ((None, ()), ("ab", ()), ([*report.layers], ()), (report.layers, "ab")):
         with pytest.raises(TypeError, match="must be a tuple of"):
             UnitReport(layers, notes)
-    for key, error in ((99, IndexError), (-3, IndexError), (1.0, TypeError), (None, TypeError)):
+    for key, error in (
+        (99, IndexError),
+        (2, IndexError),
+        (-3, IndexError),
+        (1.0, TypeError),
+        (None, TypeError),
+    ):
         with pytest.raises(error, match="layer"):
             report[key]
 
