@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from companion.checks import choice, whole
-from companion.detection.flow import first_tensor, tensors_in
+from companion.detection.flow import first_tensor
 from companion.detection.report import UnitReport
 from companion.detection.session import Watch
 from companion.untouched import taken, untouched
@@ -109,15 +109,15 @@ def census(
         if mode is not None:
             model.train(mode == "train")
         with watched:
-            run, empty, finite = call or caller("loader", model), True, True
+            run, empty = call or caller("loader", model), True
             for batch in _batches(loader, batch_size, progress):
                 empty = False
-                finite &= _is_finite(_run(run, model, batch))
+                _run(run, model, batch)
                 if watched.missed:
                     watched.again(partial(_run, run, model, batch))
             if empty:
                 raise ValueError("loader must give at least one batch, but it is empty")
-        finite &= all(map(_finite, model.parameters()))
+        finite = all(map(_finite, model.parameters()))
         report = watched.report()
         if not model.training and (young := _young_norms(model)):
             report = replace(report, notes=(*report.notes, young))
@@ -140,16 +140,11 @@ def _young_norms(model: nn.Module) -> str:
     )
 
 
-def _run(run: Callable[[nn.Module, Any], Any], model: nn.Module, batch: Any) -> Any:
+def _run(run: Callable[[nn.Module, Any], Any], model: nn.Module, batch: Any) -> None:
     """Run the model on a batch; say so if that does not fit."""
     first = first_tensor((batch,), {})
     with taken("loader", batch if first is None else first):
-        return run(model, batch)
-
-
-def _is_finite(output: Any) -> bool:
-    """Whether all tensors in what a model returns are finite."""
-    return all(_finite(t) for t in tensors_in(output) if t.is_floating_point())
+        run(model, batch)
 
 
 def _finite(t: Tensor) -> bool:
@@ -194,7 +189,7 @@ def _n_inputs(model: nn.Module) -> int:
     """Count the arguments that a model's forward cannot do without."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # of a model that TorchScript has compiled
         return 1
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return max(1, sum(p.kind in kinds and p.default is p.empty for p in parameters))
