@@ -1004,6 +1004,19 @@ def test_a_model_may_be_wrapped_but_not_spread_over_devices():
         watch(parallel)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    "compiled", [torch.jit.script, lambda net: torch.jit.trace(net, torch.ones(1, 5))]
+)
+def test_what_torchscript_has_compiled_cannot_be_seen(compiled):
+    part = compiled(nn.Tanh())
+    report = census(nn.Sequential(nn.Linear(5, 7), nn.ReLU(), part), inputs())
+    assert report.names == ["1"]
+    assert report.notes == ("'2' has been compiled by TorchScript and was not seen",)
+    with pytest.raises(TypeError, match="model must not be TorchScript's"):
+        census(part, inputs())
+
+
 def test_what_puts_out_no_number_has_not_overflowed():
     net = Forward(lambda s, x: s.a(x).relu().argmax(1), a=nn.Linear(5, 7))
     with watch(net) as watched:

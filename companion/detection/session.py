@@ -85,6 +85,8 @@ def bare(model: Any) -> nn.Module:
         inner = getattr(model, "_orig_mod", None)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
+        if isinstance(model, torch.jit.ScriptModule):
+            raise TypeError("model must not be TorchScript's, but the model that it was made of")
         if not isinstance(inner, nn.Module):
             return model
         model = inner
@@ -125,7 +127,7 @@ class Watch:
         self._makers = {
             id(p): name
             for name, part in self.model.named_modules()
-            if (p := part._parameters.get("weight")) is not None
+            if (p := dict(part.named_parameters(recurse=False)).get("weight")) is not None
         }
         self._fixed = {id(t) for t in (*self.model.parameters(), *self.model.buffers())}
         self._paths = {name for name, _ in self.model.named_modules()}
@@ -161,6 +163,8 @@ class Watch:
             name = path.replace("_orig_mod.", "")
             if isinstance(module, _CHANNELS + _FEATURES):
                 channels = isinstance(module, _CHANNELS)
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # can have no hooks
             if module in self.rules:
                 self._attach_to(name, module, self.rules[module], channels)
             elif module is not model and _calls_functions(module):
@@ -610,7 +614,9 @@ def _unseen(model: nn.Module) -> list[str]:
     found, attention = [], []
     for name, part in model.named_modules():
         kind = type(part).__name__
-        if isinstance(part, _GATED):
+        if isinstance(part, torch.jit.ScriptModule):
+            found.append(f"{name!r} has been compiled by TorchScript and was not seen")
+        elif isinstance(part, _GATED):
             found.append(f"{name!r} ({kind}): its gates are within one call and were not counted")
         elif isinstance(part, nn.RNN) and part.num_layers > 1:
             found.append(f"{name!r} ({kind}): of its {part.num_layers} layers only the last counts")
