@@ -2310,8 +2310,9 @@ def test_a_callback_of_lightning(libraries):
         callback.on_train_epoch_end(None, module)
     assert [report[0].n_seen for report in callback.reports] == [600, 600]
     assert module.logged[0]["units/1/active"] == callback.reports[0]["1"].p_active.mean()
-    with pytest.warns(UserWarning, match="no unit was counted"):
+    with pytest.warns(UserWarning, match="no unit was counted") as warned:
         callback.on_train_epoch_end(None, module)
+    assert warned[0].filename.endswith("callbacks.py")  # who warns
     assert module.logged[-1] == {}
     callback.on_exception(None, module, KeyboardInterrupt())
     callback.on_train_end(None, module)

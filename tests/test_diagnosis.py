@@ -104,6 +104,7 @@ def test_a_planted_disease_is_named_first(disease, seed):
     assert lines[1].startswith(f"1. {what}")
     assert lines[-2:] == HAND_OVER.splitlines()
     assert max(map(len, lines)) <= 80
+    assert {len(line) - len(line.lstrip()) for line in lines} <= {0, 3, 6}
 
 
 HEALTHY = [
@@ -143,6 +144,8 @@ def test_findings_stand_in_their_order():
         units(on=50, n=64, name="5", made_by="4"),
     )  # fmt: skip
     found = diagnose(UnitReport(parts), model, x)
+    n_units = {finding.what: finding.n_units for finding in found}
+    assert [what for what in n_units if n_units[what]] == ["layer dead", "units dead", "always on"]
     assert [finding.what for finding in found] == [what for what in KINDS if what in
         {"not finite", "layer dead", "units dead", "always on", "inputs far from zero",
          "weights far from He's rule", "parameters frozen"}]  # fmt: skip
@@ -189,6 +192,7 @@ def test_shares_and_samples_without_a_finding(part, options, what):
 def test_what_a_silent_unit_may_still_do_by_the_rule_of_three(n):
     parts = units(n_seen=299), units(n_seen=n, name="3")
     (finding,) = diagnose(UnitReport(parts))
+    assert finding.n_units == 0
     (text,) = finding.evidence
     assert text.startswith(f"{n} samples: a unit that was silent on all may be on for ")
     assert float(text.split()[-2]) == pytest.approx(min(300 / n, 100), rel=0.01)
@@ -213,6 +217,7 @@ def test_two_centred_samples_are_not_far_from_zero_on_average():
     shares = [examine(report, model, pair)[1] for pair in x.split(2)]
     assert abs(np.mean(shares)) < 0.05
     assert math.isnan(examine(report, model, x[:1])[1])
+    assert examine(report, model, x[:2])[0]["1"].offset == pytest.approx(shares[0])
 
 
 @pytest.mark.parametrize(
@@ -279,6 +284,12 @@ def test_a_layer_without_a_signal_is_named_and_nothing_else_of_it(far, constant,
     assert (("inputs far from zero", ()) in found) == (level > 0)
     if constant:
         assert {what for what, layers in found if layers} == {"no signal"}
+
+
+def test_rounding_is_no_signal_where_some_inputs_are_zero():
+    model, x = net(widths=(64,)), samples() * 1e-11
+    x[:, 0], x[:, 1] = 0, 3
+    assert examine(census(model, x), model, x)[0]["1"].constant
 
 
 def test_one_sample_is_no_evidence_that_inputs_never_change():
