@@ -640,6 +640,19 @@ def test_a_module_that_is_an_activation_and_nothing_else_gives_its_name(function
     )
 
 
+@pytest.mark.parametrize("act", [nn.ELU(), nn.ELU(inplace=True), nn.ReLU6(inplace=True)], ids=str)
+def test_a_module_may_be_a_part_of_an_activation(act):
+    def forward(self, x):
+        z = self.a(x)
+        return z * self.act(z + 1)
+
+    net, x = Forward(forward, a=spread(), act=act), inputs(dtype=torch.float64)
+    report = census(net, x)
+    slope = np.abs(slopes(lambda z: z * act(z + 1), net.a(x)))
+    assert report.names == ["composed()"]
+    np.testing.assert_array_equal(report[0].active, (slope > 1e-6).sum(0))
+
+
 def test_what_is_about_to_be_overwritten_is_judged_before():
     """Two activations of one tensor, of which the second overwrites it; and a tensor beside it."""
 
