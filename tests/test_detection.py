@@ -217,6 +217,8 @@ FUNCTIONAL = [
     (lambda z: functional.softshrink(z, 0.3), nn.Softshrink(0.3)),
     (lambda z: functional.elu(z, 0.5, True), nn.ELU(0.5)),
     (lambda z: functional.elu_(z, alpha=0.5), nn.ELU(0.5)),
+    (functional.elu, nn.ELU()),
+    (functional.celu, nn.CELU()),
     (functional.selu, nn.SELU()),
     (torch.selu_, nn.SELU()),
     (lambda z: functional.celu(z, 2.0), nn.CELU(2.0)),
@@ -858,6 +860,11 @@ def test_units_are_where_the_layer_made_them(where):
     assert (len(layer), layer.n_seen, layer.n_values) == (16, 10, n_values)
     assert np.flatnonzero(layer.dead).tolist() == [0, 1, 2, 3, 4]
     assert (layer.made_by == "") == (where in BY_NO_LAYER)
+    if where != "addmm":  # which knows no other number of samples
+        batches = torch.randn(shape).split([3, 7])
+        again = census(make(), batches).layers[-1]
+        n = n_values if where != "a mean over the samples" else 2 * n_values
+        assert (again.n_seen, again.n_values) == (10, n)
     with watch(make(), samples=4) as watched:
         watched.model(torch.randn(shape))
     first = watched.report().layers[-1]
@@ -939,6 +946,18 @@ def test_a_recurrent_net_counts_what_it_puts_out_and_names_the_rest():
     (attention,) = census(net, x).notes
     assert attention.startswith("'layers.0.self_attn' and 2 more (MultiheadAttention): ")
     assert census(nn.RNN(8, 6, nonlinearity="relu", batch_first=True), x).notes == ()
+
+
+def test_of_attention_within_attention_the_inner_one_is_named():
+    class SelfAttention(nn.Linear):
+        pass
+
+    class Attention(nn.Sequential):
+        pass
+
+    net = nn.Sequential(Attention(SelfAttention(5, 7), nn.Linear(7, 7)), nn.ReLU())
+    (note,) = census(net, inputs()).notes
+    assert note == "'0.0' (SelfAttention): attention's softmax has no units"
 
 
 def test_padding_does_not_count():
@@ -1737,6 +1756,11 @@ def test_when_compiled_sequences_have_their_units_last(dynamo):
         torch.compile(net, backend="eager")(torch.randn(8, 5, 8))
     found = [(len(layer), layer.n_seen, layer.n_values) for layer in watched.report()]
     assert found == [(7, 8, 48), (7, 8, 16)]
+    net = nn.Sequential(nn.Linear(5, 7), Own())
+    with watch(net, activations=(Own,)) as watched:
+        torch.compile(net, backend="eager")(inputs())
+    assert watched.report().names == ["1"]
+    assert same(watched.report(), census(net, inputs(), activations=(Own,)))
 
 
 @slow_guards

@@ -136,7 +136,7 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "gelu": {"approximate": "none"},
     "silu": {},
     "mish": {},
-    "softplus": {"beta": 1.0, "threshold": 20.0},
+    "softplus": {"beta": 1.0},
     "hardswish": {},
     "softsign": {},
     "logsigmoid": {},
@@ -210,12 +210,15 @@ def _of_the_book(module: Any, known: Activation) -> Rule:
 def _slope_of(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
     """Return the size of a function's derivative, by autograd: right for anything elementwise."""
 
+    def of_copy(z: Tensor) -> Any:  # since it may work in place
+        return function(z.clone())
+
     def slope(z: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # autograd.grad would break the graph
-            return torch.func.vjp(function, z)[1](torch.ones_like(z))[0].abs()
+            return torch.func.vjp(of_copy, z)[1](torch.ones_like(z))[0].abs()
         with torch.inference_mode(False), torch.enable_grad():
             leaf = z.clone().requires_grad_()
-            output = function(leaf.clone())  # which may work in place
+            output = of_copy(leaf)
             if not output.requires_grad:  # a constant
                 return torch.zeros_like(z)
             ones = torch.ones_like(output)
