@@ -142,7 +142,10 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "logsigmoid": {},
     "tanhshrink": {},
 }
-"""By the name of a function of PyTorch, the arguments that its rule needs, and their defaults."""
+"""By the name of a function of PyTorch, the arguments that its rule needs, and their defaults.
+
+Where there is none it is None: `prelu` and `threshold` are always given theirs.
+"""
 
 _MODULES: dict[type[nn.Module], str] = {
     getattr(nn, name): name.lower()
