@@ -1706,7 +1706,9 @@ slow_guards = pytest.mark.filterwarnings(
 @slow_guards
 @pytest.mark.parametrize("every", [1, 3])
 def test_when_compiled_later_a_model_is_counted_alike(dynamo, every):
-    net = nn.Sequential(perceptron(), nn.GELU(), nn.LeakyReLU(inplace=True))
+    net = nn.Sequential(
+        perceptron(), nn.GELU(), nn.LeakyReLU(inplace=True), nn.Hardtanh(-0.01, 0.01)
+    )
     batches = [inputs(n, seed=n) for n in (32, 32, 32, 16, 16, 16, 9, 9, 9)]
     compiled = torch.compile(net, backend="eager")
     with watch(net, every=every) as watched:  # before the first call
