@@ -181,14 +181,10 @@ def _tensor(t: Tensor) -> Callable[[], object]:
     gradient = t.grad if t.is_leaf else None
 
     def put_back() -> None:
-        dense = t.layout == data.layout == torch.strided
-        if t.shape != data.shape or t.dtype != data.dtype or (
-            dense and t.data_ptr() != data.data_ptr()
-        ):  # fmt: skip
+        with torch.inference_mode(t.is_inference()), torch.no_grad():
             t.data = data
-        if not dense or not torch.equal(t, values):
-            with torch.inference_mode(t.is_inference()), torch.no_grad():
-                t.copy_(values)
+            if t.layout != torch.strided or not torch.equal(t, values):
+                t.copy_(values)  # which a graph that waits for its backward pass would notice
         if t.is_leaf and (t.requires_grad is not flag or t.grad is not gradient):
             t.requires_grad_(flag)
             t.grad = gradient

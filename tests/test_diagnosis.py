@@ -104,6 +104,7 @@ def test_a_planted_disease_is_named_first(disease, seed):
     assert lines[1].startswith(f"1. {what}")
     assert lines[-2:] == HAND_OVER.splitlines()
     assert max(map(len, lines)) <= 80
+    assert {len(line) - len(line.lstrip()) for line in lines} <= {0, 3, 6}
 
 
 HEALTHY = [
@@ -143,6 +144,8 @@ def test_findings_stand_in_their_order():
         units(on=50, n=64, name="5", made_by="4"),
     )  # fmt: skip
     found = diagnose(UnitReport(parts), model, x)
+    n_units = {finding.what: finding.n_units for finding in found}
+    assert [what for what in n_units if n_units[what]] == ["layer dead", "units dead", "always on"]
     assert [finding.what for finding in found] == [what for what in KINDS if what in
         {"not finite", "layer dead", "units dead", "always on", "inputs far from zero",
          "weights far from He's rule", "parameters frozen"}]  # fmt: skip
@@ -189,6 +192,7 @@ def test_shares_and_samples_without_a_finding(part, options, what):
 def test_what_a_silent_unit_may_still_do_by_the_rule_of_three(n):
     parts = units(n_seen=299), units(n_seen=n, name="3")
     (finding,) = diagnose(UnitReport(parts))
+    assert finding.n_units == 0
     (text,) = finding.evidence
     assert text.startswith(f"{n} samples: a unit that was silent on all may be on for ")
     assert float(text.split()[-2]) == pytest.approx(min(300 / n, 100), rel=0.01)
@@ -209,9 +213,11 @@ def test_inputs_are_far_if_half_of_their_mean_square_is_their_means(share, far, 
 
 def test_two_centred_samples_are_not_far_from_zero_on_average():
     model, x = net(widths=(9,), activation="softplus"), samples(1000)
-    shares = [examine(census(model, x), model, pair)[1] for pair in x.split(2)]
+    report = census(model, x)
+    shares = [examine(report, model, pair)[1] for pair in x.split(2)]
     assert abs(np.mean(shares)) < 0.05
-    assert math.isnan(examine(census(model, x), model, x[:1])[1])
+    assert math.isnan(examine(report, model, x[:1])[1])
+    assert examine(report, model, x[:2])[0]["1"].offset == pytest.approx(shares[0])
 
 
 @pytest.mark.parametrize(
@@ -280,6 +286,12 @@ def test_a_layer_without_a_signal_is_named_and_nothing_else_of_it(far, constant,
         assert {what for what, layers in found if layers} == {"no signal"}
 
 
+def test_rounding_is_no_signal_where_some_inputs_are_zero():
+    model, x = net(widths=(64,)), samples() * 1e-11
+    x[:, 0], x[:, 1] = 0, 3
+    assert examine(census(model, x), model, x)[0]["1"].constant
+
+
 def test_one_sample_is_no_evidence_that_inputs_never_change():
     model = net(widths=(64,))
     assert seen(census(model, samples(1)), model, samples(1))[-1] == ("too few samples", ())
@@ -314,6 +326,14 @@ def test_evidence_counts_what_inputs_of_a_deeper_layer_share():
     share = 1 - float(h.var(dim=0).mean() / h.square().mean())
     assert sources["3"].offset == pytest.approx(share)
     assert sources["1"].offset == pytest.approx(far)
+
+
+def test_whole_numbers_are_inputs_like_others():
+    model, x = net(widths=(64,)), samples().mul(9).round()
+    report = census(model, x)
+    expected = examine(report, model, x)[1]
+    for inputs in (x.int(), x.int().tolist(), x.numpy().astype(np.int16)):
+        assert examine(report, model, inputs)[1] == pytest.approx(expected)
 
 
 class Twice(nn.Sequential):
@@ -374,6 +394,13 @@ def test_units_that_overflow_though_all_parameters_are_finite():
     assert first.evidence[-1].startswith("all parameters are finite")
 
 
+def test_a_unit_that_overflows_in_one_layer_is_enough():
+    report = UnitReport((units(nan=1), units(name="3")))
+    first = diagnose(report, net())[0]
+    assert (first.layers, first.n_units) == (("1",), 1)
+    assert first.evidence[-1].startswith("all parameters are finite")
+
+
 def test_frozen_parameters_are_named():
     model = net(widths=(9,))
     model[0].requires_grad_(False)
@@ -394,6 +421,9 @@ def test_the_layer_that_a_report_names_is_the_one():
     assert diagnose(report, model)[0].evidence[1].endswith("median bias -7")
     report = UnitReport((units(4, n=11, name="ModuleDict", made_by="b"),))
     with pytest.raises(ValueError, match=r"report must be of this model.*11 units.*\(10, 20\)"):
+        diagnose(report, model)
+    report = UnitReport((units(n=1, name="ModuleDict", made_by="b"),))
+    with pytest.raises(ValueError, match=r"report must be of this model.*1 units.*\(10, 20\)"):
         diagnose(report, model)
 
 

@@ -147,6 +147,14 @@ def test_what_has_no_numbers_yet_and_tensors_of_inference_mode_are_kept():
     assert torch.equal(sparse.table.to_dense(), torch.eye(3))
 
 
+def test_a_backward_pass_may_come_after_a_look():
+    net, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1)), torch.ones(2, 3)
+    loss = net(x).sum()
+    census(net, x)
+    loss.backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
 def test_one_looks_at_a_time():
     module, order = nn.Linear(2, 2), []
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from companion.checks import choice, whole
-from companion.detection.flow import first_tensor, tensors_in
+from companion.detection.flow import first_tensor
 from companion.detection.report import UnitReport
 from companion.detection.session import Watch
 from companion.untouched import taken, untouched
 
-__all__ = ["census"]
+__all__ = ["as_tensor", "caller", "census"]
 
 YOUNG = 0.05
 """A share of the running statistics of a batch norm from which on the report says so."""
@@ -109,15 +109,15 @@ def census(
         if mode is not None:
             model.train(mode == "train")
         with watched:
-            run, empty, finite = call or _caller(model), True, True
+            run, empty = call or caller("loader", model), True
             for batch in _batches(loader, batch_size, progress):
                 empty = False
-                finite &= _is_finite(_run(run, model, batch))
+                _run(run, model, batch)
                 if watched.missed:
                     watched.again(partial(_run, run, model, batch))
             if empty:
                 raise ValueError("loader must give at least one batch, but it is empty")
-        finite &= all(map(_finite, model.parameters()))
+        finite = all(map(_finite, model.parameters()))
         report = watched.report()
         if not model.training and (young := _young_norms(model)):
             report = replace(report, notes=(*report.notes, young))
@@ -140,16 +140,11 @@ def _young_norms(model: nn.Module) -> str:
     )
 
 
-def _run(run: Callable[[nn.Module, Any], Any], model: nn.Module, batch: Any) -> Any:
+def _run(run: Callable[[nn.Module, Any], Any], model: nn.Module, batch: Any) -> None:
     """Run the model on a batch; say so if that does not fit."""
     first = first_tensor((batch,), {})
     with taken("loader", batch if first is None else first):
-        return run(model, batch)
-
-
-def _is_finite(output: Any) -> bool:
-    """Whether all tensors in what a model returns are finite."""
-    return all(_finite(t) for t in tensors_in(output) if t.is_floating_point())
+        run(model, batch)
 
 
 def _finite(t: Tensor) -> bool:
@@ -157,19 +152,19 @@ def _finite(t: Tensor) -> bool:
     return math.isfinite(t.sum()) or bool(t.isfinite().all())
 
 
-def _caller(model: nn.Module) -> Callable[[nn.Module, Any], Any]:
-    """Call the model with the inputs of a batch, on its device and in its precision."""
+def caller(name: str, model: nn.Module) -> Callable[[nn.Module, Any], Any]:
+    """Return what calls the model with a batch, on its device and in its precision."""
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     tokens = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in model.modules())
     n_inputs = _n_inputs(model)
 
     def convert(x: Any) -> Any:
         if isinstance(x, np.ndarray):
-            x = as_tensor("loader", x)
+            x = as_tensor(name, x)
         if not isinstance(x, Tensor):
             return x
         if x.is_floating_point() and not _finite(x):
-            raise ValueError("loader must give finite inputs, but a batch holds NaN or infinity")
+            raise ValueError(f"{name} must be finite, but a batch holds NaN or infinity")
         if like is None:
             return x
         stays = not x.is_floating_point() and (tokens or x.is_complex())
@@ -181,7 +176,7 @@ def _caller(model: nn.Module) -> Callable[[nn.Module, Any], Any]:
         inputs = list(batch[:n_inputs]) if isinstance(batch, tuple | list) else [batch]
         if not inputs or not all(isinstance(x, Tensor | np.ndarray) for x in inputs):
             raise TypeError(
-                "loader must give tensors, tuples that begin with them, or dicts, not "
+                f"{name} must give tensors, tuples that begin with them, or dicts, not "
                 f"{type(batch).__name__}; call= tells how to run the model on a batch, such as "
                 "call=lambda model, batch: model(batch.x)"
             )
@@ -194,7 +189,7 @@ def _n_inputs(model: nn.Module) -> int:
     """Count the arguments that a model's forward cannot do without."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # of a model that TorchScript has compiled
         return 1
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return max(1, sum(p.kind in kinds and p.default is p.empty for p in parameters))

@@ -203,8 +203,8 @@ class _Case:
 
     what: str
     layer: str
-    n_units: int
     evidence: list[str]
+    n_units: int = 0
 
 
 def _of_units(
@@ -212,13 +212,13 @@ def _of_units(
 ) -> Iterator[_Case]:
     """Find what is wrong with the units of one activation."""
     if n := int(part.nan.sum()):
-        yield _Case("not finite", part.name, n, [f"{n} of {len(part)} units gave NaN or infinity"])
+        yield _Case("not finite", part.name, [f"{n} of {len(part)} units gave NaN or infinity"], n)
     if source is not None and not SMALL <= source.scale <= LARGE:
         text = f"made by {source.layer!r}: {_scale(source)}"
-        yield _Case("weights far from He's rule", part.name, 0, [text])
+        yield _Case("weights far from He's rule", part.name, [text])
     if source is not None and source.constant:
         text = f"what {source.layer!r} receives is the same for every sample"
-        yield _Case("no signal", part.name, len(part), [text])
+        yield _Case("no signal", part.name, [text], len(part))
         return
     bounded = part.activation in BOUNDED
     flat = part.saturated | part.dead if bounded else part.saturated
@@ -251,7 +251,7 @@ def _case(what: str, part: LayerReport, units: np.ndarray, source: Source | None
         elif source.bias is not None:
             facts.append(f"median bias {np.median(source.bias[units]):.2g}")
         evidence.append(f"made by {source.layer!r}: {', '.join(facts)}")
-    return _Case(what, part.name, n, evidence)
+    return _Case(what, part.name, evidence, n)
 
 
 def _scale(source: Source) -> str:
@@ -266,20 +266,20 @@ def _of_model(
     broken = [name for name, p in parameters if not bool(p.isfinite().all())]
     frozen = [name for name, p in parameters if not p.requires_grad]
     if broken:
-        yield _Case("not finite", "", 0, [f"parameters that are not finite: {_listed(broken)}"])
+        yield _Case("not finite", "", [f"parameters that are not finite: {_listed(broken)}"])
     elif parameters and any(part.nan.any() for part in report.layers):
         text = "all parameters are finite: look at the inputs, or at an overflow on the way"
-        yield _Case("not finite", "", 0, [text])
+        yield _Case("not finite", "", [text])
     if far > FAR:
         text = f"{100 * far:.0f} % of the inputs' mean square is that of their mean"
-        yield _Case("inputs far from zero", "", 0, [text])
+        yield _Case("inputs far from zero", "", [text])
     if frozen:
-        yield _Case("parameters frozen", "", 0, [f"no gradient will change {_listed(frozen)}"])
+        yield _Case("parameters frozen", "", [f"no gradient will change {_listed(frozen)}"])
     least = min(report.layers, key=lambda part: part.n_seen)
     if least.n_seen < n_least:
         text = "samples: a unit that was silent on all may be on for"
         text = f"{least.n_seen} {text} {100 * least.bound:.2g} %"
-        yield _Case("too few samples", "", 0, [text])
+        yield _Case("too few samples", "", [text])
 
 
 def _listed(names: list[str]) -> str:

@@ -1,7 +1,4 @@
-"""What is seen of a model beside its units: the layers that make them, and what these receive.
-
-PyTorch is imported where it is needed.
-"""
+"""What is seen of a model beside its units: the layers that make them, and what these receive."""
 
 from __future__ import annotations
 
@@ -14,15 +11,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
+from companion.detection.census import as_tensor, caller
 from companion.detection.rounding import tied
 from companion.detection.rules import module_rule
 from companion.detection.session import bare
 from companion.untouched import taken, untouched
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from companion.detection.report import LayerReport, UnitReport
 
 __all__ = ["Source", "examine"]
@@ -56,11 +54,11 @@ def examine(
     """
     model = bare(model)
     modules = dict(model.named_modules(remove_duplicate=False))
-    names = {part.name: _layer(modules, model, part) for part in report.layers}
-    given = {} if inputs is None else _inputs(model, inputs, set(names.values()) - {""})
+    layers = [_layer(modules, model, part) for part in report.layers]
+    given = {} if inputs is None else _inputs(model, inputs, {"", *layers})
     sources = {
         part.name: _source(modules, layer, len(part), given.get(layer))
-        for part, layer in zip(report.layers, names.values(), strict=True)
+        for part, layer in zip(report.layers, layers, strict=True)
         if layer
     }
     return sources, _offset(given[""]) if "" in given else math.nan
@@ -97,15 +95,11 @@ def _layer(modules: dict[str, nn.Module], model: nn.Module, part: LayerReport) -
 
 def _inputs(model: nn.Module, inputs: Any, layers: set[str]) -> dict[str, Tensor]:
     """Run the model; return what each of these layers receives at first, and "" the model."""
-    import torch
-
     given: dict[str, Tensor] = {}
-    if isinstance(inputs, Mapping):  # as tokenizers make them
-        unnamed, named = [], dict(inputs)
-    else:
-        unnamed, named = [_array_of(model, inputs)], {}
-        if unnamed[0].is_floating_point():
-            given[""] = unnamed[0]
+    if not isinstance(inputs, Mapping):  # as tokenizers make them
+        inputs = as_tensor("inputs", inputs)
+        if not inputs.ndim or not len(inputs):
+            raise ValueError("inputs must hold one sample at least, along the first axis")
 
     def note(name: str, module: nn.Module, args: Any) -> None:
         if args and torch.is_tensor(args[0]) and args[0].is_floating_point():
@@ -116,26 +110,9 @@ def _inputs(model: nn.Module, inputs: Any, layers: set[str]) -> dict[str, Tensor
         for name in layers:
             handle = model.get_submodule(name).register_forward_pre_hook(partial(note, name))
             hooks.callback(handle.remove)
-        with taken("inputs", unnamed[0] if unnamed else inputs):
-            model(*unnamed, **named)
+        with taken("inputs", inputs):
+            caller("inputs", model)(model, inputs)
     return given
-
-
-def _array_of(model: nn.Module, inputs: Any) -> Tensor:
-    """Take inputs to the model's device and precision."""
-    import torch
-
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(1))
-    try:
-        x = inputs if torch.is_tensor(inputs) else torch.as_tensor(np.array(inputs))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"inputs must be an array of numbers, or a dict: {error}") from None
-    x = x.detach().to(like.device, like.dtype if x.is_floating_point() else x.dtype)
-    if not x.ndim or not len(x):
-        raise ValueError("inputs must hold one sample at least, along the first axis")
-    if not bool(x.isfinite().all()):
-        raise ValueError("inputs must be finite, but hold NaN or infinity")
-    return x
 
 
 def _source(modules: dict[str, nn.Module], name: str, n_units: int, x: Tensor | None) -> Source:

@@ -5,6 +5,25 @@ Of each tensor it knows on which axes its units and its samples are, since what 
 linear layer, a convolution) and what moves axes is followed. And it knows of which other tensor it
 is an elementwise function, and which function: so a SiLU that is written x * sigmoid(x) is judged
 as one activation, by its own derivative, and not by the sigmoid within it.
+
+What becomes of a tensor. When a function is called (`__torch_function__`), `_before` looks at what
+it is given and `_after` at what it returns:
+
+- Each output gets a trail, which tells where its units are (`note`; `trails.made` finds it).
+- If the function is elementwise, its output gets a formula, too: the tensor that it is a function
+  of, how to compute it from there, and which activations are in it (`_step`, `_extend`).
+- A formula with an activation in it is *pending*, since more may be added: of x * sigmoid(x) the
+  sigmoid is a part, and is dropped when the product becomes pending (`_subsume`).
+- It is *judged* (`_settle`) when nothing more can be added: another kind of function takes it, it
+  is about to be overwritten, or the pass ends (`finish`). If a module did nothing else, the
+  activation gets the module's name before (`left`).
+
+A module that is an activation is one step; what it calls inside is muted (`module`).
+
+A pass that calls the same functions as the last one need not be followed: it is *light*, only the
+activations that the `Plan` names are looked at (`_repeat`), and with the first other function it is
+light no more. A pass that is not *plain* makes no plan: there an activation was put together, or
+holds tensors of this pass alone. Which pass gets which plan, `companion.detection.session` decides.
 """
 
 from __future__ import annotations
@@ -20,7 +39,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from companion.detection.rules import FUNCTIONS, Rule, function_rule, own_rule
-from companion.detection.trails import Trail, made
+from companion.detection.trails import Trail, made, outside
 
 __all__ = ["Call", "Flow"]
 
@@ -86,6 +105,11 @@ class Plan:
     trails: dict[str, tuple[Trail, int]] = field(default_factory=dict)
     """By layer, where its units were, and the number of axes."""
 
+    def trail(self, label: str, h: Tensor) -> Trail | None:
+        """Return where the units of a layer were, if its output was of as many axes."""
+        trail, ndim = self.trails.get(label, (None, 0))
+        return trail if ndim == h.ndim else None
+
 
 @dataclass(frozen=True, eq=False)
 class _Formula:
@@ -136,7 +160,7 @@ class Flow(TorchFunctionMode):
         self.paths = paths
         self.batch_first = batch_first
         self.plan, self.light = plan or Plan(), plan is not None
-        self.plain = True  # whether no activation so far was put together from parts
+        self.plain = True  # whether another pass may go by what this one called
         self._step_number = -1
         self.path: list[str] = [""]
         self.muted = 0  # how many modules that are activations run at present
@@ -154,11 +178,8 @@ class Flow(TorchFunctionMode):
         found = self._trails.get(id(t))
         if found is not None:
             return found[1]
-        fixed = id(t) in self.fixed
-        axis = 0 if self.batch_first or t.ndim < 2 else 1
-        if not t.ndim:
-            return Trail(None, None, 1, fixed=fixed)
-        return Trail(None, axis, t.shape[axis], fixed=fixed)
+        batch = 0 if self.batch_first or t.ndim < 2 else 1
+        return outside(t, batch, fixed=id(t) in self.fixed)
 
     def note(self, t: Tensor, trail: Trail) -> None:
         """Keep it as long as the tensor lives."""
@@ -184,12 +205,12 @@ class Flow(TorchFunctionMode):
         self._step_number += 1
         if self.light:
             names, number = self.plan.names, self._step_number
-            call = self.plan.calls.get(number)
-            self.light = number < len(names) and names[number] == name
-            if self.light and call is None:
-                return func(*args, **kwargs)
-            if self.light and call is not None and call.path == self.path[-1]:
-                return self._repeat(call, func, args, kwargs)
+            if number < len(names) and names[number] == name:
+                call = self.plan.calls.get(number)
+                if call is None:
+                    return func(*args, **kwargs)
+                if call.path == self.path[-1]:
+                    return self._repeat(call, func, args, kwargs)
             self.light = False
         else:
             self.plan.names.append(name)
@@ -217,18 +238,14 @@ class Flow(TorchFunctionMode):
 
     def _repeat(self, call: Call, func: Any, args: Any, kwargs: Any) -> Any:
         """Make a call that the plan has, and judge it as it was judged."""
-        z = first_tensor(args, kwargs)
-        try:
-            if z is not None and call.rule.of != "h" and _plain(func.__name__, args, kwargs)[1]:
-                with torch._C.DisableTorchFunction():
-                    z = z.clone()
-        except Exception as error:
-            self.failed(self.path[-1], error)
-        output = func(*args, **kwargs)
-        if z is not None:
+        z: Any = first_tensor(args, kwargs)
+        if call.rule.of != "h" and _plain(func.__name__, args, kwargs)[1]:
             with torch._C.DisableTorchFunction():
-                label = self.label(call.base)
-                self.judge(replace(call, z=z, h=output, name=label, place=self.place))
+                z = z.clone()
+        output = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            label = self.label(call.base)
+            self.judge(replace(call, z=z, h=output, name=label, place=self.place))
         return output
 
     def _before(
@@ -309,15 +326,7 @@ class Flow(TorchFunctionMode):
         if any(part.root is not root for part in parts):
             return None
         runs = {id(t): part.run for t, part in zip(operands, parts, strict=True)}
-        holes = [runs.get(id(a), a) for a in args]
-        named = {key: runs.get(id(a), a) for key, a in kwargs.items()}
-
-        def run(z: Tensor) -> Any:
-            def fill(a: Any) -> Any:
-                return a(z).clone() if any(a is part for part in runs.values()) else a
-
-            return func(*map(fill, holes), **{key: fill(a) for key, a in named.items()})
-
+        run = _joined(func, args, kwargs, runs)
         calls = {call.place: call for part in parts for call in part.calls}
         formula = _Formula(
             root, run, tuple(calls.values()),
@@ -347,12 +356,16 @@ class Flow(TorchFunctionMode):
             gate = given[0].chunk(2, args[1] if len(args) > 1 else kwargs.get("dim", -1))[1]
             sigmoid = function_rule("sigmoid")
             self.judge(self._call(sigmoid, gate, gate.sigmoid(), trails[0], None))
-        if step is None or not outputs[0].is_floating_point():
-            if step is not None:
-                self._formulas[id(outputs[0])] = step.formula
+        if step is None:
             return
-        bends = name in FUNCTIONS or name in _CLAMPS
-        rule = _rule(func, name, args, kwargs, step) if bends else None
+        if not outputs[0].is_floating_point():
+            self._formulas[id(outputs[0])] = step.formula
+            return
+        rule = None
+        if name in FUNCTIONS or name in _CLAMPS:
+            rule = _rule(func, name, args, kwargs, step)
+            if any(id(t) not in self.fixed for t in given[1:]):  # a plan would keep its numbers
+                self.plain = False
         self._extend(outputs[0], step, rule)
 
     # ---- activations ----------------------------------------------------------------------------
@@ -376,34 +389,29 @@ class Flow(TorchFunctionMode):
 
     def _extend(self, t: Tensor, step: _Step, rule: Rule | None, path: str | None = None) -> None:
         """Note what a tensor is a function of; it is judged when nothing more is added to it."""
-        formula = step.formula
-        trail = step.trail
-        if (
-            rule is not None
-            and not trail.fixed
-            and (rule.kind != "clamp" or trail.units is not None)
-        ):
-            call = self._call(rule, step.z, t, step.trail, path, module=path is not None)
+        formula, trail = step.formula, step.trail
+        loose = rule is not None and rule.kind == "clamp" and trail.units is None
+        if rule is not None and not trail.fixed and not loose:
+            call = self._call(rule, step.z, t, step.trail, path)
             formula = replace(formula, calls=(*formula.calls, call))
         self._formulas[id(t)] = formula
         self._subsume(formula)
         if formula.calls or (formula.own and self.trail(formula.root).units is not None):
             self._pending[id(t)] = (t, formula)
 
-    def _call(
-        self,
-        rule: Rule,
-        z: Tensor,
-        h: Tensor,
-        trail: Trail,
-        whole: str | None,
-        module: bool = False,
-    ) -> Call:
+    def _call(self, rule: Rule, z: Tensor, h: Tensor, trail: Trail, whole: str | None) -> Call:
         """Name a call: by the module that does nothing else, or by the one that made it."""
-        name = f"{self.path[-1]}.{rule.kind}()".removeprefix(".") if whole is None else whole
-        label, path = self.label(name), self.path[-1]
-        step = -1 if module else self._step_number
-        return Call(rule, z, h, trail, self.place, label, name, path, step)
+        name, step = whole, -1
+        if name is None:
+            name, step = f"{self.path[-1]}.{rule.kind}()".removeprefix("."), self._step_number
+        label = self.label(name)
+        return Call(rule, z, h, trail, self.place, label, name, self.path[-1], step)
+
+    def _whole(self, t: Tensor, formula: _Formula, kind: str, path: str | None) -> Call:
+        """Take a formula for one activation; as it holds tensors of this pass, no plan can."""
+        self.plain = False
+        rule = own_rule(kind, formula.run)
+        return self._call(rule, formula.root, t, self.trail(formula.root), path)
 
     def label(self, name: str) -> str:
         """Number the calls of a name: "relu", "relu (2)", ..."""
@@ -420,9 +428,7 @@ class Flow(TorchFunctionMode):
         if t is None or formula is None or (formula.root is not given and output is not given):
             return
         if formula.own:
-            self.plain = False
-            rule = own_rule(kind, formula.run)
-            call = self._call(rule, formula.root, t, self.trail(formula.root), path)
+            call = self._whole(t, formula, kind, path)
             formula = replace(formula, calls=(call,), joined=False, n_bends=0, judged=False)
         elif len(formula.calls) == 1 and formula.calls[0].name.endswith(")"):
             (call,) = formula.calls
@@ -448,9 +454,7 @@ class Flow(TorchFunctionMode):
             return
         calls = formula.calls
         if formula.own:
-            self.plain = False
-            trail = self.trail(formula.root)
-            calls = (self._call(own_rule("composed", formula.run), formula.root, t, trail, None),)
+            calls = (self._whole(t, formula, "composed", None),)
         for call in calls:
             if call.place not in self._judged:  # where its output goes two ways
                 self._judged.add(call.place)
@@ -503,18 +507,22 @@ def _rule(func: Any, name: str, args: Any, kwargs: Mapping[str, Any], step: _Ste
         rest, options = (), {"max": args[1]}
     bounds = [*rest, *options.values()]
     if name in _CLAMPS and (name != "clamp" or any(isinstance(a, Tensor) for a in bounds)):
-        return own_rule("clamp", _on(func, args, kwargs, step.z))
+        return own_rule("clamp", _joined(func, args, kwargs, {id(step.z): _identity}))
     return function_rule(name, rest, options)
 
 
-def _on(func: Any, args: Any, kwargs: Mapping[str, Any], z: Tensor) -> Callable[[Tensor], Any]:
-    """Return a function of one of the arguments."""
+def _joined(
+    func: Any, args: Any, kwargs: Mapping[str, Any], parts: Mapping[int, Callable[[Tensor], Any]]
+) -> Callable[[Tensor], Any]:
+    """Return a call as a function of z, which some of its arguments are functions of, by id."""
+    holes = [parts.get(id(a), a) for a in args]
+    named = {key: parts.get(id(a), a) for key, a in kwargs.items()}
 
-    def run(t: Tensor) -> Any:
-        def swap(a: Any) -> Any:
-            return t if a is z else a
+    def run(z: Tensor) -> Any:
+        def fill(a: Any) -> Any:  # a copy, since the call may work in place
+            return a(z).clone() if any(a is part for part in parts.values()) else a
 
-        return func(*map(swap, args), **{key: swap(a) for key, a in kwargs.items()})
+        return func(*map(fill, holes), **{key: fill(a) for key, a in named.items()})
 
     return run
 

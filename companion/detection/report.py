@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from companion.checks import whole
+from companion.checks import real_array, whole
 from companion.dead_relu import dormancy_score
 from companion.detection.storage import ARRAYS, COUNTS, SUMS, read, write
 
@@ -25,6 +25,8 @@ HEADS = (
     "layer", "activation", "units", "dead", "always on", "saturated", "NaN", "active", "samples",
     "p <=",
 )  # fmt: skip
+LONGEST = 30
+"""Rows of the table at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +66,11 @@ class LayerReport:
         if whole("n_values", self.n_values) < whole("n_seen", self.n_seen):
             raise ValueError(f"n_values must be n_seen, {self.n_seen}, or more")
         for name in ARRAYS:
-            values = _numbers(name, getattr(self, name))
-            if len(values) != np.size(self.active) or not len(values):
+            values = real_array(name, getattr(self, name))
+            if values.shape != (max(1, np.size(self.active)),):
                 raise ValueError(
-                    f"{name} must have one number per unit, {np.size(self.active)}, not "
-                    f"{len(values)}"
+                    f"{name} must be one number per unit, {np.size(self.active)}, not of shape "
+                    f"{values.shape}"
                 )
             within = (values >= 0) & (values <= self.n_values) & (values == np.floor(values))
             if name in COUNTS and not within.all():
@@ -138,7 +140,9 @@ class LayerReport:
         """
         return min(1.0, 3 / self.n_seen)
 
-    def _check(self, other: LayerReport) -> None:
+    def __add__(self, other: LayerReport) -> LayerReport:
+        if not isinstance(other, LayerReport):
+            return NotImplemented
         mine = (self.name, self.activation, self.piecewise, len(self))
         theirs = (other.name, other.activation, other.piecewise, len(other))
         if mine != theirs:
@@ -147,11 +151,6 @@ class LayerReport:
                 f"{self.name!r} ({self.activation}, {len(self)} units) where the other has "
                 f"{other.name!r} ({other.activation}, {len(other)} units)"
             )
-
-    def __add__(self, other: LayerReport) -> LayerReport:
-        if not isinstance(other, LayerReport):
-            return NotImplemented
-        self._check(other)
         with np.errstate(invalid="ignore"):
             sums = {name: getattr(self, name) + getattr(other, name) for name in SUMS}
         sums["low"] = np.minimum(self.low, other.low)
@@ -258,15 +257,15 @@ class UnitReport:
             found[f"{layer.name}/active"] = float(np.mean(layer.p_active))
         return found
 
-    def _rows(self, longest: int) -> tuple[list[tuple[str, ...]], list[str]]:
+    def _rows(self) -> tuple[list[tuple[str, ...]], list[str]]:
         """Cells of the table, the worst layers first if not all fit, and what stands below it."""
         layers, lines = [*self.layers], []
-        if len(layers) > longest:
+        if len(layers) > LONGEST:
             layers.sort(key=lambda layer: -(layer.dead | layer.nan).mean())  # which is stable
-            rest = len(layers) - longest
+            rest = len(layers) - LONGEST
             lines = [f"({rest} more; these are the worst. dead_only() has all with dead units)"]
         rows = []
-        for layer in layers[:longest]:
+        for layer in layers[:LONGEST]:
             p = layer.p_active[~layer.nan]
             active = f"{100 * p.mean():.1f} %" if p.size else "NaN"
             kinds = (f"{getattr(layer, kind).sum()}" for kind in KINDS)
@@ -281,7 +280,7 @@ class UnitReport:
         return rows, lines
 
     def __str__(self) -> str:
-        rows, lines = self._rows(30)
+        rows, lines = self._rows()
         widths = [max(len(row[i]) for row in (HEADS, *rows)) for i in range(len(HEADS))]
         table = []
         for row in (HEADS, *rows):
@@ -295,7 +294,7 @@ class UnitReport:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows, lines = self._rows(30)
+        rows, lines = self._rows()
         head = "".join(f"<th>{escape(cell)}</th>" for cell in HEADS)
         body = "".join(
             "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
@@ -347,12 +346,12 @@ class UnitReport:
     @classmethod
     def load(cls, path: str | Path) -> UnitReport:
         """Read what `save` wrote; `ValueError` if the file holds anything else."""
-        found = read(path)
         try:
+            found = read(path)
             layers = tuple(LayerReport(**row) for row in found.pop("layers"))
             return cls(layers, **found)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no report: {error}") from None
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is no report: {type(error).__name__}: {error}") from None
 
     def all_reduce(self, group: Any = None) -> UnitReport:
         """Return the sum of the reports of all ranks; each of them must call it.
@@ -367,16 +366,3 @@ class UnitReport:
         reports: list[Any] = [None] * distributed.get_world_size(group)
         distributed.all_gather_object(reports, replace(self, example=None), group)
         return replace(sum(reports), example=self.example)
-
-
-def _numbers(name: str, given: Any) -> np.ndarray:
-    """Take a list of real numbers, NaN and infinity among them."""
-    if any(isinstance(value, bool | str) for value in given):
-        raise TypeError(f"{name} must hold numbers, not {given!r}")
-    try:
-        values = np.array(given, dtype=float)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{name} must hold numbers: {error}") from None
-    if values.ndim != 1:
-        raise ValueError(f"{name} must be one number per unit, not of shape {values.shape}")
-    return values

@@ -25,8 +25,6 @@ __all__ = [
 
 ZERO = 1e-6
 """A smooth activation's derivative of at most this size counts as none."""
-POINT = 1e-4
-"""A gap of this width in which a smooth activation has no derivative is a point, not a flat."""
 FLAT = 0.01
 """A unit whose derivative never exceeds this is saturated."""
 
@@ -41,8 +39,15 @@ class Edges:
     ] = ()  #: (level, whether the change comes at the level itself)
 
 
-ALWAYS, NEVER = Edges(True), Edges()
-ABOVE_ZERO = Edges(False, ((0.0, False),))
+def _above(level: float) -> Edges:
+    return Edges(False, ((level, False),))
+
+
+def _between(low: float, high: float) -> Edges:
+    return Edges(False, ((low, False), (high, True)))
+
+
+ALWAYS, ABOVE_ZERO = Edges(True), _above(0.0)
 
 
 _ROUNDED: dict[tuple[float, torch.dtype], float] = {}
@@ -72,10 +77,6 @@ class Rule:
     def level(self, level: float, dtype: torch.dtype) -> float:
         """Give a level the output's precision: clamped at 0.1 in float16 is less than 0.1."""
         return _ROUNDED.get((level, dtype), level) if self.of == "h" else level
-
-
-def _between(low: float, high: float) -> Edges:
-    return Edges(False, ((low, False), (high, True)))
 
 
 def _leaky(kind: str, slope: Any) -> Rule:
@@ -120,13 +121,13 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "relu6": {},
     "leaky_relu": {"negative_slope": 0.01},
     "rrelu": {"lower": 1 / 8, "upper": 1 / 3},
-    "prelu": {"weight": 0.25},
+    "prelu": {"weight": None},
     "hardtanh": {"min_val": -1.0, "max_val": 1.0},
     "hardsigmoid": {},
     "clamp": {"min": None, "max": None},
-    "threshold": {"threshold": 0.0, "value": 0.0},
-    "hardshrink": {"lambd": 0.5},
-    "softshrink": {"lambd": 0.5},
+    "threshold": {"threshold": None, "value": None},
+    "hardshrink": {},
+    "softshrink": {},
     "sigmoid": {},
     "tanh": {},
     "elu": {"alpha": 1.0},
@@ -135,13 +136,16 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "gelu": {"approximate": "none"},
     "silu": {},
     "mish": {},
-    "softplus": {"beta": 1.0, "threshold": 20.0},
+    "softplus": {"beta": 1.0},
     "hardswish": {},
     "softsign": {},
     "logsigmoid": {},
     "tanhshrink": {},
 }
-"""By the name of a function of PyTorch, its arguments behind the input, and their defaults."""
+"""By the name of a function of PyTorch, the arguments that its rule needs, and their defaults.
+
+Where there is none it is None: `prelu` and `threshold` are always given theirs.
+"""
 
 _MODULES: dict[type[nn.Module], str] = {
     getattr(nn, name): name.lower()
@@ -170,8 +174,7 @@ def function_rule(name: str, args: tuple[Any, ...] = (), options: Mapping[str, A
         return _clamped(name, *given.values())
     if name == "threshold":  # which PyTorch does not round to the precision of z
         level, value = given.values()
-        above = Edges(False, ((level, False),))
-        return Rule(name, "z", above, piecewise=True, silent=value)
+        return Rule(name, "z", _above(level), piecewise=True, silent=value)
     if name in {"hardshrink", "softshrink"}:
         return _shrunk(name)
     return _smooth(name, given)
@@ -193,9 +196,7 @@ def module_rule(module: nn.Module) -> Rule | None:
 
 def own_rule(kind: str, function: Callable[[Tensor], Any]) -> Rule:
     """Judge any other elementwise function by its derivative."""
-    slope = _slope_of(function)
-    active, steep = (Edges(False, ((level, False),)) for level in (ZERO, FLAT))
-    return Rule(kind, slope, active, steep)
+    return Rule(kind, _slope_of(function), _above(ZERO), _above(FLAT))
 
 
 def _of_the_book(module: Any, known: Activation) -> Rule:
@@ -212,18 +213,15 @@ def _of_the_book(module: Any, known: Activation) -> Rule:
 def _slope_of(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Tensor]:
     """Return the size of a function's derivative, by autograd: right for anything elementwise."""
 
+    def of_copy(z: Tensor) -> Any:  # since it may work in place
+        return function(z.clone())
+
     def slope(z: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # autograd.grad would break the graph
-            return torch.func.vjp(function, z)[1](torch.ones_like(z))[0].abs()
+            return torch.func.vjp(of_copy, z)[1](torch.ones_like(z))[0].abs()
         with torch.inference_mode(False), torch.enable_grad():
             leaf = z.clone().requires_grad_()
-            output = function(leaf.clone())  # which may work in place
-            if not isinstance(output, Tensor) or output.shape != z.shape:
-                got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise ValueError(
-                    "an activation must act on each number of a tensor, but for an input of shape "
-                    f"{tuple(z.shape)} {function!r} returned {got}"
-                )
+            output = of_copy(leaf)
             if not output.requires_grad:  # a constant
                 return torch.zeros_like(z)
             ones = torch.ones_like(output)
@@ -244,28 +242,15 @@ def _edges(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Edges, Edge
             return np.asarray(slope(torch.from_numpy(z)))
 
     found = []
+    z = np.sinh(np.linspace(-12, 12, 100_001))  # close together near 0, and far out as well
     for level in (ZERO, FLAT):
-        z = np.sinh(np.linspace(-12, 12, 100_001))  # close together near 0, and far out as well
-        least = np.flatnonzero((size(z)[1:-1] < size(z)[:-2]) & (size(z)[1:-1] <= size(z)[2:])) + 1
-        z = np.sort(np.append(z, _minima(size, z[least - 1], z[least + 1])))  # f' is 0 at some
         holds = size(z) > level
+        holds[1:-1] |= holds[:-2] & holds[2:]  # where f' changes its sign is a point, and not flat
         change = np.flatnonzero(holds[1:] != holds[:-1])
         low, high = z[change], z[change + 1]
         for _ in range(80):
             middle = (low + high) / 2
             same = (size(middle) > level) == holds[change]
             low, high = np.where(same, middle, low), np.where(same, high, middle)
-        if level == ZERO:  # the point at which f' changes its sign is passed over: it is not flat
-            gaps = np.flatnonzero(~holds[change[1:]] & (np.diff(low) < POINT)) + 1
-            low = np.delete(low, np.union1d(gaps, gaps - 1))
         found.append(Edges(bool(holds[0]), tuple((float(edge), False) for edge in low)))
     return found[0], found[1]
-
-
-def _minima(size: Callable[..., np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Find the minima between these ends, by thirds."""
-    for _ in range(80):
-        left, right = low + (high - low) / 3, high - (high - low) / 3
-        smaller = size(left) < size(right)
-        low, high = np.where(smaller, low, left), np.where(smaller, right, high)
-    return (low + high) / 2

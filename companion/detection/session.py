@@ -1,4 +1,22 @@
-"""Watch the units of a model while it trains, by hooks that leave nothing behind."""
+"""Watch the units of a model while it trains, by hooks that leave nothing behind.
+
+What a forward pass goes through. `_start`, the first hook of the model, decides whether the pass is
+looked at; `_begin` makes it the `_Pass` of this thread and enters a `Flow`. Modules that are
+activations have the hooks of `_attach_to`, all others those of `_follow`, which tell the flow where
+its calls come from. Whatever is found to be an activation comes to `judge`, and from there to the
+`Tally` of its layer (`_add`). `_finish`, the last hook, ends the flow and keeps the plan of the
+next pass in this mode, training or evaluation:
+
+- A pass without a plan is followed in full. What it called becomes the plan, if it is plain.
+- A pass with a plan that calls the same leaves the plan as it is: this is the fast way.
+- A pass with a plan that calls anything else is *odd*. From there on it is followed, but of tensors
+  made before nothing is known: where a layer has its units is taken from the plan, and a layer that
+  is not in it is *missed*: the report says so, and `census` runs the batch `again`. There is no
+  plan afterwards, so that the next pass is followed; after `MOST_ODD` of these, there never is.
+- A pass that ends by an exception leaves no plan either.
+
+In compiled code no flow can run: there `_InCompiled` counts modules alone.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +25,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -47,12 +64,8 @@ class Hook:
         """Let PyTorch call it."""
         return self.function(*args)
 
-    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
-        return _idle, ()
-
-
-def _idle() -> Callable[..., None]:
-    return _nothing
+    def __reduce__(self) -> tuple[type[Hook], tuple[Callable[..., None]]]:
+        return Hook, (_nothing,)
 
 
 def _nothing(*_: Any) -> None:
@@ -72,6 +85,8 @@ def bare(model: Any) -> nn.Module:
         inner = getattr(model, "_orig_mod", None)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
+        if isinstance(model, torch.jit.ScriptModule):
+            raise TypeError("model must not be TorchScript's, but the model that it was made of")
         if not isinstance(inner, nn.Module):
             return model
         model = inner
@@ -112,14 +127,14 @@ class Watch:
         self._makers = {
             id(p): name
             for name, part in self.model.named_modules()
-            if (p := part._parameters.get("weight")) is not None
+            if (p := dict(part.named_parameters(recurse=False)).get("weight")) is not None
         }
         self._fixed = {id(t) for t in (*self.model.parameters(), *self.model.buffers())}
         self._paths = {name for name, _ in self.model.named_modules()}
         self._tallies: dict[str, tuple[int, Tally]] = {}
         self._broken: set[str] = set()
         self._handles: list[Any] = []
-        self._here = threading.local()  # the pass that runs in this thread, if it is looked at
+        self._here = _Here()
         self._lock = threading.RLock()
         self._count = 0
         self._called = self._recorded = False
@@ -148,6 +163,8 @@ class Watch:
             name = path.replace("_orig_mod.", "")
             if isinstance(module, _CHANNELS + _FEATURES):
                 channels = isinstance(module, _CHANNELS)
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # can have no hooks
             if module in self.rules:
                 self._attach_to(name, module, self.rules[module], channels)
             elif module is not model and _calls_functions(module):
@@ -165,12 +182,7 @@ class Watch:
     def __enter__(self) -> Self:
         return self.attach()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.detach()
 
     def clear(self) -> None:
@@ -268,8 +280,8 @@ class Watch:
             self.notes["passes within torch.func (vmap, grad, ...) were not counted"] = None
             return
         self._recorded = True
-        here = _Pass(number, training, _mask(self.mask, self.model, args, kwargs))
-        here.planned = training in self._plans
+        mask = _mask(self.mask, self.model, args, kwargs)
+        here = _Pass(number, training, training in self._plans, mask)
         here.flow = Flow(
             self._makers,
             partial(self.judge, here),
@@ -289,7 +301,7 @@ class Watch:
         """End it, even by an exception."""
         if torch.compiler.is_compiling():
             return
-        here: _Pass | None = getattr(self._here, "now", None)
+        here = self._here.now
         if here is None:
             return
         self._here.now = None
@@ -323,38 +335,38 @@ class Watch:
     def _attach_to(self, name: str, module: nn.Module, rule: Rule, channels: bool) -> None:
         """Hook a module that is an activation."""
         name = name or type(module).__name__
-        kept: dict[int, Tensor] = {}  # by thread: a copy of what it was called with
 
         def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             z = first_tensor(args, kwargs)
             if z is None:
                 return
-            overwrites = rule.of != "h" and (getattr(module, "inplace", False) or callable(rule.of))
+            in_place = getattr(module, "inplace", False)
+            copies = callable(rule.of) or (in_place and rule.of == "z")
             if torch.compiler.is_compiling():
-                self._in_compiled.z = z.clone() if overwrites else z
+                self._in_compiled.z = z.clone() if copies else z
                 return
-            here: _Pass | None = getattr(self._here, "now", None)
+            here = self._here.now
             if here is None:
                 return
-            if overwrites or getattr(module, "inplace", False):
+            if copies or in_place:
                 with torch._C.DisableTorchFunction():
                     here.flow.overwritten(z)
-                    if overwrites:
-                        kept[threading.get_ident()] = z.clone()
+                    if copies:
+                        here.kept[name] = z.clone()
             here.flow.muted += 1
 
         def leave(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
             if torch.compiler.is_compiling():
                 self._in_compiled.look(self, name, rule, output, channels)
                 return
-            here: _Pass | None = getattr(self._here, "now", None)
+            here = self._here.now
             if here is None:
                 return
             given = first_tensor(args, kwargs)
             if given is None:
                 return
             here.flow.muted -= 1
-            z = kept.pop(threading.get_ident(), given)
+            z = here.kept.pop(name, given)
             if isinstance(output, Tensor) and not here.flow.muted:
                 try:
                     with torch._C.DisableTorchFunction():
@@ -377,7 +389,7 @@ class Watch:
             if torch.compiler.is_compiling():
                 self._in_compiled.used = True
                 return
-            here: _Pass | None = getattr(self._here, "now", None)
+            here = self._here.now
             if here is None:
                 return
             here.flow.path.append(name)
@@ -388,7 +400,7 @@ class Watch:
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             if torch.compiler.is_compiling():
                 return
-            here: _Pass | None = getattr(self._here, "now", None)
+            here = self._here.now
             if here is None or len(here.flow.path) < 2:
                 return
             here.flow.path.pop()
@@ -414,9 +426,9 @@ class Watch:
         if here.flow.light:
             self._add(here, label, call.rule, call.z, call.h, trail, call.place)
             return
-        known, ndim = plan.trails.get(label, (None, 0))
         if here.planned and trail.units is None:  # of the pass up to here nothing was followed
-            if known is None or ndim != call.h.ndim:
+            known = plan.trail(label, call.h)
+            if known is None:
                 here.missed.add(label)
                 return
             trail = known
@@ -430,8 +442,8 @@ class Watch:
     def _again(self, here: _Pass, name: str, rule: Rule, z: Tensor, h: Tensor) -> None:
         """Count a module whose units are where they were in an earlier pass."""
         label = here.flow.label(name)
-        trail, ndim = here.flow.plan.trails.get(label, (None, 0))
-        if trail is None or ndim != h.ndim:  # on a branch that was not taken then
+        trail = here.flow.plan.trail(label, h)
+        if trail is None:  # on a branch that was not taken then
             here.flow.light = False
             here.missed.add(label)
         else:
@@ -457,6 +469,7 @@ class Watch:
                 if label not in self._tallies:
                     self._tallies[label] = place, Tally(label, rule, trail.made_by)
                 tally = self._tallies[label][1]
+                tally.rule = rule  # which may hold tensors of this pass
                 before = tally.sums.get("active") if self.keeps_history else None
                 before = None if before is None else before.clone()
                 tally.add(z, h, layout, samples=self.samples, mask=here.mask)
@@ -477,17 +490,24 @@ class Watch:
         return trail.layout(t)
 
 
+class _Here(threading.local):
+    """The pass that runs in this thread, if it is looked at."""
+
+    now: _Pass | None = None
+
+
 @dataclass(eq=False)
 class _Pass:
     """One forward pass that is looked at."""
 
     number: int
     training: bool
+    planned: bool
     mask: Tensor | None
+    kept: dict[str, Tensor] = field(default_factory=dict)  # what modules will overwrite, copied
     given: list[Tensor | None] = field(default_factory=list)
     shares: dict[str, Tensor] = field(default_factory=dict)
     missed: set[str] = field(default_factory=set)  # layers that could not be counted this time
-    planned: bool = False
     flow: Any = None
 
 
@@ -594,7 +614,9 @@ def _unseen(model: nn.Module) -> list[str]:
     found, attention = [], []
     for name, part in model.named_modules():
         kind = type(part).__name__
-        if isinstance(part, _GATED):
+        if isinstance(part, torch.jit.ScriptModule):
+            found.append(f"{name!r} has been compiled by TorchScript and was not seen")
+        elif isinstance(part, _GATED):
             found.append(f"{name!r} ({kind}): its gates are within one call and were not counted")
         elif isinstance(part, nn.RNN) and part.num_layers > 1:
             found.append(f"{name!r} ({kind}): of its {part.num_layers} layers only the last counts")

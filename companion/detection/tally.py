@@ -64,13 +64,15 @@ class Tally:
             z, h = (t.permute(*rest, *units).flatten(0, len(rest) - 1) for t in (z, h))
             z, h = z[mask.flatten()], h[mask.flatten()]
             n, units, rest = int(mask.flatten(1).any(1).sum()), tuple(range(1, h.ndim)), [0]
+        if not rest:
+            z, h, units, rest = z[None], h[None], tuple(axis + 1 for axis in units), [0]
         n_units = _size(h, units)
         if self.n_units not in (0, n_units):
             raise ValueError(f"had {self.n_units} units and now has {n_units}")
         if not h.numel():
             return
         self.n_units = n_units
-        if h.numel() > CHUNK and h.is_cpu and rest and not torch.compiler.is_compiling():
+        if h.numel() > CHUNK and h.is_cpu and not torch.compiler.is_compiling():
             long = max(rest, key=lambda axis: h.shape[axis])
             step = max(1, CHUNK * h.shape[long] // h.numel())
             for part in zip(z.split(step, long), h.split(step, long), strict=True):
@@ -82,8 +84,6 @@ class Tally:
 
     def _add(self, z: Tensor, h: Tensor, units: tuple[int, ...], gate: Tensor | None) -> None:
         rule, n_values = self.rule, h.numel() // self.n_units
-        if units == (h.ndim - 1,) and h.ndim > 2 and h.is_contiguous():  # a table sums fastest
-            z, h, units = z.flatten(0, -2), h.flatten(0, -2), (1,)
         dims = [axis for axis in range(h.ndim) if axis not in units]
         on = h if rule.of == "h" else z
         own = on.dtype
@@ -107,8 +107,8 @@ class Tally:
                 self.sums[name] = _new(part)
             self.sums[name].add_(part)
         if rule.silent is None and self._some_dead(h):
-            self._widen("low", -_least(h, dims), gate)
-            self._widen("high", _most(h, dims), gate)
+            self._widen("low", -h.amin(dims), gate)
+            self._widen("high", h.amax(dims), gate)
 
     def _some_dead(self, h: Tensor) -> bool:
         """Tell whether a unit has been dead so far: its outputs are worth a look, or the asking."""
@@ -186,7 +186,7 @@ class Tally:
 
 def _size(t: Tensor, axes: tuple[int, ...]) -> int:
     size = 1
-    for axis in axes:
+    for axis in axes:  # `math.prod` would end a compiled graph
         size *= t.shape[axis]
     return size
 
@@ -204,26 +204,16 @@ def _beyond(t: Tensor, level: float, closed: bool) -> Tensor:
 
 
 def _sum(t: Tensor, dims: list[int]) -> Tensor:
-    """Sum over these axes, the fastest way for images, and exactly where there are many values."""
-    if not dims:
-        return t
-    if t.numel() > EXACT and t.device.type != "mps":
-        return t.sum(dims, dtype=torch.float64)
-    if t.ndim > 2 and dims == [0, *range(2, t.ndim)] and t.is_contiguous():
-        return t.flatten(2).sum(2).sum(0)
-    return t.sum(dims)
-
-
-def _least(t: Tensor, dims: list[int]) -> Tensor:
-    return t.amin(dims) if dims else t
-
-
-def _most(t: Tensor, dims: list[int]) -> Tensor:
-    return t.amax(dims) if dims else t
+    """Sum over these axes, exactly where there are many values."""
+    return t.sum(dims, dtype=_double(t) if t.numel() > EXACT else None)
 
 
 def _new(like: Tensor) -> Tensor:
-    """Make sums of zero, in double precision where the device has it."""
-    dtype = torch.float32 if like.device.type == "mps" else torch.float64
+    """Make sums of zero."""
     with torch.inference_mode(False):
-        return torch.zeros_like(like, dtype=dtype)
+        return torch.zeros_like(like, dtype=_double(like))
+
+
+def _double(t: Tensor) -> torch.dtype:
+    """Return double precision, where the device has it."""
+    return torch.float32 if t.device.type == "mps" else torch.float64

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from companion.detection.tally import Layout
 
-__all__ = ["Trail", "made"]
+__all__ = ["Trail", "made", "outside"]
 
-_CONVOLUTIONS = {f"conv{kind}{n}d": n for kind in ("", "_transpose") for n in (1, 2, 3)}
-_PRODUCTS = {"matmul", "mm", "bmm", "baddbmm", "addmm", "__matmul__", "__rmatmul__"}
+_LAYERS = {"linear": 0} | {f"conv{kind}{n}d": n for kind in ("", "_transpose") for n in (1, 2, 3)}
+"""Behind the axis of their units, how many axes of positions there are."""
+_PRODUCTS = {"matmul", "mm", "bmm", "baddbmm", "addmm", "__matmul__"}
 _NORMS = {"batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"}
 _RECURRENT = {"rnn_relu", "rnn_tanh", "lstm", "gru"}
 _VIEWS = {
@@ -29,18 +30,8 @@ _VIEWS = {
 _SHAPES = {"reshape", "view", "flatten", "unflatten", "view_as", "reshape_as"}
 _LIKE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "rand_like"}
 _REDUCTIONS = {
-    "sum",
-    "mean",
-    "amax",
-    "amin",
-    "max",
-    "min",
-    "prod",
-    "norm",
-    "std",
-    "var",
-    "logsumexp",
-}
+    "sum", "mean", "amax", "amin", "max", "min", "prod", "std", "var", "logsumexp",
+}  # fmt: skip
 
 _FAR = 2**40
 """Stride of the samples in a picture of a tensor, in which the units lie next to each other."""
@@ -70,24 +61,26 @@ class Trail:
         )
 
 
+def outside(t: Tensor, batch: int = 0, *, fixed: bool = False) -> Trail:
+    """Return the trail of a tensor that no layer made, with the samples on this axis."""
+    if not t.ndim:
+        return Trail(None, None, 1, fixed=fixed)
+    return Trail(None, batch, t.shape[batch], fixed=fixed)
+
+
 def made(
     func: Any, name: str, args: Any, kwargs: Any, given: Sequence[Tensor],
     trails: Sequence[Trail], outputs: Sequence[Tensor], makers: Mapping[int, str],
 ) -> list[Trail]:  # fmt: skip
     """Find the trails of what a function returned, from those of the tensors it was given."""
-    if not given or name in _LIKE:
-        return [Trail(None, 0 if t.ndim else None, len(t) if t.ndim else 1, fixed=True)
-                for t in outputs]  # fmt: skip
-    before, t, out = trails[0], given[0], outputs[0]
+    out = outputs[0]
     last = (out.ndim - 1,)
-    if name == "linear":
-        return [_same(before, last, out, makers.get(id(given[1]), ""))]
-    if name in _CONVOLUTIONS:
-        axis = (out.ndim - 1 - _CONVOLUTIONS[name],)
-        return [_same(before, axis, out, makers.get(id(given[1]), ""))]
-    if all(trail.fixed for trail in trails):
-        return [Trail(None, 0 if o.ndim else None, len(o) if o.ndim else 1, fixed=True)
-                for o in outputs]  # fmt: skip
+    if name in _LAYERS:
+        axis = (out.ndim - 1 - _LAYERS[name],)
+        return [_same(trails[0], axis, out, makers.get(id(given[1]), ""))]
+    if name in _LIKE or all(trail.fixed for trail in trails):
+        return [outside(o, fixed=True) for o in outputs]
+    before, t = trails[0], given[0]
     if name in _PRODUCTS:
         return [_product(name, given, trails, out, makers)]
     if name == "einsum":
@@ -95,7 +88,7 @@ def made(
     if "grouped_mm" in name:
         return [replace(_same(before, last, out, ""), note="pools the units of several experts")]
     if name in {"embedding", "bilinear"}:
-        return [_same(trails[0], last, out, "")]
+        return [_same(before, last, out, "")]
     if name in _NORMS:
         axis = last if name in {"layer_norm", "rms_norm"} else (1,)
         known = axis if before.units is None or name == "batch_norm" else before.units
@@ -141,8 +134,6 @@ def _product(
     """Find the units of a matrix product: along the axis that a weight brings, or those it had."""
     first = 1 if name in {"addmm", "baddbmm"} else 0
     (left, right), (one, two) = given[first : first + 2], trails[first : first + 2]
-    if name == "__rmatmul__":
-        left, right, one, two = right, left, two, one
     if not (one.fixed or two.fixed):
         return _product_of_data(left, right, one, two, out)
     weight, before = (left, two) if one.fixed else (right, one)
@@ -161,8 +152,7 @@ def _product_of_data(left: Tensor, right: Tensor, one: Trail, two: Trail, out: T
     for t, trail, axis in ((left, one, out.ndim - 2), (right, two, out.ndim - 1)):
         if t.ndim == out.ndim and axis in (trail.units or ()):
             return Trail(trail.units, trail.batch, trail.n)
-    before = one if left.ndim == out.ndim else two
-    return Trail(None, before.batch, before.n, unfit="a product of two tensors has no units")
+    return Trail(None, one.batch, one.n, unfit="a product of two tensors has no units")
 
 
 def _einsum(
@@ -174,13 +164,12 @@ def _einsum(
     letters = inputs.split(",")
     place = next((i for i, trail in enumerate(trails) if trail.fixed), None)
     if not arrow or "." in inputs or place is None or len(given) != 2:
-        n = out.shape[0] if out.ndim else 1
         unfit = "which of its axes are units is not known" if out.ndim > 2 else ""
-        return Trail(None, 0 if out.ndim else None, n, unfit=unfit)
+        return replace(outside(out), unfit=unfit)
     units = tuple(i for i, letter in enumerate(result) if letter in letters[place])
     rest = [i for i in range(out.ndim) if i not in units]
     batch = rest[0] if rest else None
-    n = out.shape[batch] if batch is not None else trails[1 - place].n
+    n = out.shape[batch] if batch is not None else 1
     return Trail(units, batch, n, makers.get(id(given[place]), "") if len(units) == 1 else "")
 
 
@@ -197,7 +186,7 @@ def _viewed(
     strides, step = [0] * t.ndim, 1
     for axis in reversed(before.units or ()):
         strides[axis], step = step, step * t.shape[axis]
-    if before.batch is not None and before.batch not in (before.units or ()):
+    if before.batch is not None and not strides[before.batch]:
         strides[before.batch] = _FAR
     picture = torch.empty_strided(t.shape, strides, device="meta")
 
@@ -265,6 +254,5 @@ def _reduced(before: Trail, t: Tensor, out: Tensor, args: Any, kwargs: Any) -> T
         None if before.units is None else tuple(rest.index(i) for i in before.units if i in rest)
     )
     batch = rest.index(before.batch) if before.batch in rest else None
-    whole = units is not None and len(units) == len(before.units or ())
-    made_by = before.made_by if whole else ""
+    made_by = before.made_by if len(units or ()) == len(before.units or ()) else ""
     return replace(before, units=units or None, batch=batch, made_by=made_by)
