@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from companion.checks import names as checked
 from companion.detection.rules import ZERO
 from companion.revival.graph import unit_axis, weight_axes
 from companion.revival.groups import Reader, UnitGroup, find_groups
@@ -36,42 +37,36 @@ def choose(
     units: Mapping[str, ArrayLike] | None = None,
     layers: Sequence[str] | None = None,
     skip: Sequence[str] = (),
-    makes_bias: bool = False,
-    frozen: bool = False,
+    to_prune: bool = False,
 ) -> tuple[Chosen, dict[str, str], Constants]:
-    """Choose units, and tell by name which are left and why; with `frozen`, what cannot learn too.
+    """Choose units to reset, or to prune, and tell by name which are left and why.
 
-    Raises a ValueError if one that was asked for by its name cannot be touched.
+    What is pruned may be frozen, and what read it may get a bias. Raises a ValueError if one that
+    was asked for by its name cannot be touched.
     """
     names = [layer.name for layer in report.layers]
     for argument, given in (("layers", layers), ("skip", skip), ("units", units)):
-        check_names(argument, given)
-        for name in given or ():
-            if name not in names:
-                raise ValueError(f"{argument} must name activations of {names}, not {name!r}")
+        checked(argument, () if given is None else given, names)
     wanted = {
         layer.name: _wanted(layer, tau, units)
         for layer in report.layers
         if layer.name not in skip and (layers is None or layer.name in layers)
     }
     groups = {group.name: group for group in find_groups(probe, report)}
-    constants = Constants(probe, report, groups, makes_bias)
+    constants = Constants(probe, report, groups, makes_bias=to_prune)
     chosen: Chosen = {}
     left: dict[str, str] = {}
     for name, index in wanted.items():
-        dead, problem = report[name].dead[index], groups[name].problem
+        problem = groups[name].problem
         if report[name].nan.any():
             problem = f"{int(report[name].nan.sum())} units gave NaN or infinity"
-        elif frozen and not problem:
+        elif not (problem or to_prune):
             problem = _frozen(groups[name])
         if len(index) and not problem:
             vary = constants.vary(name, index)
             for reason in vary.values():
                 problem = f"{len(vary)} of {len(index)} units: {reason}"
-            keep = [unit not in vary for unit in index]
-            index, dead = index[keep], dead[keep]
-            if units is None and tau == 0:
-                index = index[dead]
+            index = np.setdiff1d(index, [*vary])
             if len(index):
                 chosen[name] = index
         if problem and (len(wanted[name]) or report[name].nan.any()):
@@ -93,12 +88,6 @@ def without_harm(chosen: Chosen, problem: Callable[[Chosen], str], left: dict[st
     return found
 
 
-def check_names(argument: str, given: Any) -> None:
-    """Refuse a single name, whose letters would be taken for names."""
-    if isinstance(given, str) or not isinstance(given, Iterable | None):
-        raise TypeError(f"{argument} must be a list of names, not {given!r}")
-
-
 def refuse(left: Mapping[str, str], *asked: Iterable[str] | None) -> None:
     """Raise an error if something was asked for that cannot be done."""
     names = {name for names in asked for name in names or ()}
@@ -108,14 +97,11 @@ def refuse(left: Mapping[str, str], *asked: Iterable[str] | None) -> None:
 
 
 def _frozen(group: UnitGroup) -> str:
-    readers = [(reader.name, reader.module) for reader in group.readers]
-    norms = [(norm.name, norm.module) for norm in group.norms]
-    names = [
-        f"{name}.{own}"
-        for name, module in [(group.producer, group.module), *norms, *readers]
-        for own, p in module.named_parameters(recurse=False)
-        if not p.requires_grad and (own != "bias" or (name, module) not in readers)
-    ]
+    makers = (*group.makers, *group.after)
+    learn = [(part, own) for part in makers for own in ("weight", "bias")]
+    learn += [(reader, "weight") for reader in group.readers]
+    parameters = {f"{part.name}.{own}": getattr(part.module, own) for part, own in learn}
+    names = [name for name, p in parameters.items() if p is not None and not p.requires_grad]
     return f"frozen parameters could not learn again: {', '.join(names)}" if names else ""
 
 
@@ -143,18 +129,10 @@ class Constants:
         self.low: dict[str, Tensor] = {}
         self.high: dict[str, Tensor] = {}
         self.limit: dict[str, Tensor] = {}  # what is rounding of a reader's outputs
-        self.masks: dict[str, list[str]] = {name: [] for name in groups}
-        readers = {r.name: name for name, g in groups.items() if not g.problem for r in g.readers}
-        masked: list[tuple[str, Tensor]] = []
+        readers = {r.name for g in groups.values() if not g.problem for r in g.readers}
 
         def look(module: Any, args: Any, kwargs: Any) -> None:
             x, name = tensors([*args, *kwargs.values()])[0].detach(), names[module]
-            if name not in readers:
-                masked.append((name, x))
-                return
-            for mask, same in masked:  # what does nothing in evaluation mode
-                if same.data_ptr() == x.data_ptr():
-                    self.masks[readers[name]].append(mask)
             x = x.transpose(0, unit_axis(module, x)).flatten(1).double()
             self.low[name], self.high[name] = x.amin(1).cpu(), x.amax(1).cpu()
             eps = torch.finfo(module.weight.dtype).eps
@@ -162,10 +140,9 @@ class Constants:
             self.limit[name] = ROUNDING * eps * size.double().cpu()
 
         model = probe.copy()
-        names = {module: name for name, module in model.named_modules()}
-        for module, name in names.items():
-            if name in readers or isinstance(getattr(module, "mask", None), Tensor):
-                module.register_forward_pre_hook(look, with_kwargs=True)
+        names = {model.get_submodule(name): name for name in readers}
+        for module in names:
+            module.register_forward_pre_hook(look, with_kwargs=True)
         probe.outputs(model)
 
     def vary(self, name: str, index: np.ndarray) -> dict[int, str]:
@@ -211,9 +188,8 @@ class Constants:
         if not len(dead):
             return None
         places = reader.places[dead].ravel()
-        low, high = self._ends(name, reader, dead)
         fresh = torch.tensor([int(place) not in taken for place in places])
-        values = torch.where(fresh, (low + high).ravel() / 2, 0.0)
+        values = torch.where(fresh, self.low[reader.name][places], 0.0)
         taken.update(places.tolist())
         found = _columns(reader.module, places).double().cpu().sum(2) @ values
         return found if bool((found.abs() > self.limit[reader.name]).any()) else None

@@ -192,9 +192,9 @@ class Graph:
         """
         factors: frozenset[str] = frozenset()
         start = self.inputs.get(reader)
-        roots = self.roots(start, through)
-        if not self._follows(start, producer):
+        if producer not in self.roots(start, self.modules.keys() - {producer}).get(start, ()):
             return self.roots(start).get(start, frozenset({"the model's input"}))
+        roots = self.roots(start, through)
         for node, found in roots.items():
             parts = [roots.get(before) for before, _ in getattr(node, "next_functions", ())]
             what = node.name().replace("Backward0", "").lower()
@@ -208,18 +208,6 @@ class Graph:
                     f"its output goes into {what} with what {others} makes (a residual stream?)"
                 )
         return factors
-
-    def _follows(self, node: Any, layer: str) -> bool:
-        """Tell if a layer is anywhere before a node."""
-        seen, stack = set(), [node]
-        while stack:
-            node = stack.pop()
-            if node is not None and node not in seen:
-                if self.layers.get(node) == layer:
-                    return True
-                seen.add(node)
-                stack += [before for before, _ in node.next_functions]
-        return False
 
     def plain(self, name: str) -> None:
         """Refuse a layer whose weights are not plain parameters of its own, or called twice."""

@@ -84,7 +84,7 @@ def prune(
     True
     """
     probe = Probe(model, report, example, call)
-    chosen, left, constants = choose(probe, report, layers=layers, skip=skip, makes_bias=True)
+    chosen, left, constants = choose(probe, report, layers=layers, skip=skip, to_prune=True)
     for name, index in chosen.items():
         if len(index) == len(report[name]):
             chosen[name] = index[1:]  # a layer without units is none
@@ -133,17 +133,15 @@ def _without(model: nn.Module, chosen: Chosen, constants: Constants) -> nn.Modul
                 _add(module, added)
             places = gone.setdefault((reader.name, "weight", weight_axes(module)[1]), set())
             places.update(reader.places[index].ravel().tolist())
-        rows = [(group.producer, group.rows), *((p.name, p.places) for p in group.beside)]
-        for part, entries in [*rows, *((norm.name, norm.places) for norm in group.norms)]:
+        for part in (*group.makers, *group.after, *group.beside):
             for own in ("weight", "bias", "running_mean", "running_var"):
-                axis = weight_axes(smaller.get_submodule(part))[0] if own == "weight" else 0
-                gone.setdefault((part, own, axis), set()).update(entries[index].ravel().tolist())
-        for part in constants.masks[name]:
-            gone.setdefault((part, "mask", -1), set()).update(index.tolist())
-    for (part, own, axis), places in gone.items():
-        _remove(smaller.get_submodule(part), own, axis, places)
-    for part in {part for part, _, _ in gone}:
-        _measure(smaller.get_submodule(part))
+                axis = weight_axes(part.module)[0] if own == "weight" else 0
+                places = gone.setdefault((part.name, own, axis), set())
+                places.update(part.places[index].ravel().tolist())
+    for (name, own, axis), places in gone.items():
+        _remove(smaller.get_submodule(name), own, axis, places)
+    for name in {name for name, _, _ in gone}:
+        _measure(smaller.get_submodule(name))
     return smaller
 
 
@@ -177,8 +175,6 @@ def _measure(module: Any) -> None:
         module.num_features = len(tensor) if tensor is not None else module.num_features
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
-    elif hasattr(module, "mask"):
-        module.width = module.mask.shape[-1]
     else:
         outs, ins = (module.weight.shape[axis] for axis in weight_axes(module))
         if isinstance(module, nn.Linear):
