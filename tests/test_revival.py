@@ -338,6 +338,25 @@ def test_a_reset_of_dead_units_changes_no_output(name):
     assert sum(int(layer.dead.sum()) for layer in after) < revival_.n_units / 2
 
 
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_a_sample_alone_is_an_example_of_convolutions(depthwise):
+    middle = {"groups": 5} if depthwise else {}
+    model = nn.Sequential(
+        nn.Conv1d(2, 5, 3), nn.ReLU(), nn.Conv1d(5, 5, 3, **middle), nn.ReLU(), nn.Conv1d(5, 5, 3)
+    )
+    with torch.no_grad():
+        model[0].bias[:] = torch.tensor([1.0, -100, 1, -100, 1])
+        model[2].bias[:] = torch.tensor([1.0, 1, -100, 1, 1])
+    x = torch.randn(30, 2, 12)
+    report, before = census(model, x), model(x)
+    smaller = prune(model, report, example=x[0])
+    done = revive(model, report, rng=rng(), example=x[0])
+    assert smaller.left == done.left == {}
+    assert [u.tolist() for u in done.units.values()] == [[1, 3], [2]]
+    for after in (smaller(x), model(x)):
+        assert torch.allclose(after, before, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_record_tells_every_place_and_no_other(name):
     model, x, report = dying(name)
@@ -545,6 +564,17 @@ def test_constants_are_folded_where_nothing_is_padded_with_zeros(options):
     revive(model, report, rng=rng())
     for after in (smaller(x), model(x)):
         assert torch.allclose(after, before, atol=1e-6)
+
+
+def test_a_gradient_that_waits_stays_where_a_constant_is_added():
+    """What stood there goes on; of the fresh weights it would be a gradient of the old ones."""
+    model, _, report = dying("mlp, norm behind")
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    done = revive(model, report, rng=rng(), skip=["4"])
+    assert "plus constants" in str(done)
+    assert model[3].bias.grad.all()
+    assert model[0].weight.grad.any(1).tolist() == [i not in (1, 3) for i in range(8)]
 
 
 def test_a_constant_that_differs_from_place_to_place_is_folded_where_each_has_a_column():
@@ -1058,6 +1088,19 @@ REFUSED = {
     "groups": (
         lambda: nn.Sequential(
             nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 4, 1), nn.ReLU(), nn.Conv1d(4, 4, 1, groups=2)
+        ),
+        "convolution with groups",
+    ),
+    "depthwise, two of each": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 4, 1), nn.ReLU(), nn.Conv1d(4, 8, 1, groups=4)
+        ),
+        "convolution with groups",
+    ),
+    "depthwise, transposed": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 4, 1), nn.ReLU(),
+            nn.ConvTranspose1d(4, 4, 1, groups=4), nn.Conv1d(4, 4, 1),
         ),
         "convolution with groups",
     ),
@@ -1922,16 +1965,17 @@ def test_one_unit_of_a_dead_layer_remains_and_those_always_on():
     assert torch.equal(smaller(x), model(x))
 
 
-def test_numbers_that_an_activation_keeps_for_each_unit_go_too():
-    model = nn.Sequential(linear(), nn.PReLU(4), linear())
+@pytest.mark.parametrize("n", [2, 4])
+def test_numbers_that_an_activation_keeps_for_each_unit_go_too(n):
+    model = nn.Sequential(linear(4, n), nn.PReLU(n), linear(n, 4))
     with torch.no_grad():
-        model[1].weight[2], model[0].bias[2] = 0, -100
+        model[1].weight[1], model[0].bias[1] = 0, -100
     x = torch.randn(20, 4)
     report = census(model, x)
-    assert report["1"].dead.tolist() == [False, False, True, False]
+    assert np.flatnonzero(report["1"].dead).tolist() == [1]
     before = model(x)
     smaller = prune(model, report)
-    assert smaller[1].num_parameters == len(smaller[1].weight) == 3
+    assert smaller[1].num_parameters == len(smaller[1].weight) == n - 1
     assert torch.allclose(smaller(x), before, atol=1e-6)
     revive(model, report, rng=rng())
     assert torch.equal(model(x), before)
@@ -2151,6 +2195,18 @@ def test_a_constant_feature_is_not_divided_by_its_rounding():
         assert centre(x)[:, 1].abs().max() < 1e-12
         deviations = centre(x)[:, [0, 2]].std(0, correction=0)
         assert deviations.tolist() == pytest.approx([1, 1], rel=1e-3)
+
+
+@pytest.mark.parametrize(("spread", "now"), [(0.9e-12, "uniform"), (1.1e-12, "normal")])
+def test_weights_are_equal_up_to_a_relative_1e_12(spread, now):
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        net[0].bias[:] = torch.tensor([-9.0, -9.0, 9.0, 9.0])
+        net[0].weight[:2], net[0].weight[2:] = 0, torch.tensor([-1.0, 0.0, 1.0])
+        living = 1 + net[0].weight[2:] * spread / net[0].weight[2:].std() * 6**0.5
+        net[0].weight[2:] = living
+    x = torch.rand(50, 3, dtype=torch.float64)
+    assert revive(net, census(net, x), rng=rng()).touched[0].now.startswith(now)
 
 
 def test_weights_that_are_equal_give_no_scale():

@@ -237,8 +237,8 @@ def is_layer(module: Any) -> bool:
 
 def is_depthwise(module: Any) -> bool:
     """Tell if it is a convolution that keeps channels apart, one by one."""
-    convolves = isinstance(module, LAYERS[1]) and not isinstance(module, _ConvTransposeNd)
-    return convolves and 1 < module.groups == module.in_channels == module.out_channels
+    apart = module.groups == module.in_channels == module.out_channels
+    return apart and not isinstance(module, _ConvTransposeNd)
 
 
 def weight_axes(module: Any) -> tuple[int, int]:

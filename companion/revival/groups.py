@@ -16,6 +16,7 @@ Three passes over a model's structure, each of which leaves fewer units to be to
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ from companion.revival.graph import (
     unit_axis,
     weight_axes,
 )
-from companion.revival.probing import ROUNDING, Probe, copied, far, same
+from companion.revival.probing import ROUNDING, Probe, far, same
 from companion.untouched import untouched
 
 if TYPE_CHECKING:
@@ -289,7 +290,7 @@ def _unseen(probe: Probe, groups: list[UnitGroup], training: bool, half: int) ->
                 columns = torch.from_numpy(reader.places[half::2].ravel())
                 weight.index_fill_(weight_axes(reader.module)[1], columns.to(weight.device), 0)
     try:
-        expected = probe.outputs(copied(zeroed))
+        expected = probe.outputs(copy.deepcopy(zeroed))
     except Exception:  # one sample in a batch norm, or losses without targets
         return training
     called: set[str] = set()
