@@ -257,6 +257,14 @@ def test_groups_print_as_a_table():
         "9           7      8                    10 (1 each)",
     ]
     assert (len(groups), groups["5"].producer, groups["5"].norms[0].name) == (3, "3", "4")
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.LayerNorm(4), nn.Linear(4, 2), nn.ReLU())
+    x = torch.randn(9, 6)
+    assert str(unit_groups(model, census(model, x))).splitlines() == [
+        "activation  units  made by  batch norm  read by",
+        "1           4      0                    cannot be touched: 2 (LayerNorm) mixes them, or "
+        "keeps their number",
+        "4           2      3                    cannot be touched: the model puts them out",
+    ]
     with pytest.raises(KeyError):
         groups["7"]
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from companion.checks import names as checked
+from companion.checks import names
 from companion.detection.rules import ZERO
 from companion.revival.graph import unit_axis, weight_axes
 from companion.revival.groups import Reader, UnitGroup, find_groups
@@ -44,9 +44,8 @@ def choose(
     What is pruned may be frozen, and what read it may get a bias. Raises a ValueError if one that
     was asked for by its name cannot be touched.
     """
-    names = [layer.name for layer in report.layers]
     for argument, given in (("layers", layers), ("skip", skip), ("units", units)):
-        checked(argument, () if given is None else given, names)
+        names(argument, () if given is None else given, report.names)
     wanted = {
         layer.name: _wanted(layer, tau, units)
         for layer in report.layers
@@ -64,7 +63,7 @@ def choose(
             problem = _frozen(groups[name])
         if len(index) and not problem:
             vary = constants.vary(name, index)
-            for reason in vary.values():
+            for reason in vary.values():  # the last one stands for all
                 problem = f"{len(vary)} of {len(index)} units: {reason}"
             index = np.setdiff1d(index, [*vary])
             if len(index):
@@ -90,8 +89,8 @@ def without_harm(chosen: Chosen, problem: Callable[[Chosen], str], left: dict[st
 
 def refuse(left: Mapping[str, str], *asked: Iterable[str] | None) -> None:
     """Raise an error if something was asked for that cannot be done."""
-    names = {name for names in asked for name in names or ()}
-    problems = "; of ".join(f"{name!r}: {why}" for name, why in left.items() if name in names)
+    named = {name for given in asked for name in given or ()}
+    problems = "; of ".join(f"{name!r}: {why}" for name, why in left.items() if name in named)
     if problems:
         raise ValueError(f"cannot touch the units of {problems}. Nothing was changed")
 
@@ -101,8 +100,8 @@ def _frozen(group: UnitGroup) -> str:
     learn = [(part, own) for part in makers for own in ("weight", "bias")]
     learn += [(reader, "weight") for reader in group.readers]
     parameters = {f"{part.name}.{own}": getattr(part.module, own) for part, own in learn}
-    names = [name for name, p in parameters.items() if p is not None and not p.requires_grad]
-    return f"frozen parameters could not learn again: {', '.join(names)}" if names else ""
+    frozen = [name for name, p in parameters.items() if p is not None and not p.requires_grad]
+    return f"frozen parameters could not learn again: {', '.join(frozen)}" if frozen else ""
 
 
 def _wanted(layer: LayerReport, tau: float, units: Mapping[str, ArrayLike] | None) -> np.ndarray:
@@ -132,7 +131,7 @@ class Constants:
         readers = {r.name for g in groups.values() if not g.problem for r in g.readers}
 
         def look(module: Any, args: Any, kwargs: Any) -> None:
-            x, name = tensors([*args, *kwargs.values()])[0].detach(), names[module]
+            x, name = tensors([*args, *kwargs.values()])[0].detach(), paths[module]
             x = x.transpose(0, unit_axis(module, x)).flatten(1).double()
             self.low[name], self.high[name] = x.amin(1).cpu(), x.amax(1).cpu()
             eps = torch.finfo(module.weight.dtype).eps
@@ -140,8 +139,8 @@ class Constants:
             self.limit[name] = ROUNDING * eps * size.double().cpu()
 
         model = probe.copy()
-        names = {model.get_submodule(name): name for name in readers}
-        for module in names:
+        paths = {model.get_submodule(name): name for name in readers}
+        for module in paths:
             module.register_forward_pre_hook(look, with_kwargs=True)
         probe.outputs(model)
 

@@ -110,11 +110,9 @@ class UnitGroups:
         for group in self.groups:
             norms = ", ".join(norm.name for norm in group.norms)
             readers = ", ".join(f"{r.name} ({r.places.shape[1]} each)" for r in group.readers)
-            made = (group.producer, norms, readers)
-            end = (f"cannot be touched: {group.problem}", "", "") if group.problem else made
-            rows.append((group.name, str(group.n_units), *end))
-        short = [row for row in rows if not row[2].startswith("cannot")]
-        widths = [max(len(row[i]) for row in (rows if i < 2 else short)) for i in range(5)]
+            end = f"cannot be touched: {group.problem}" if group.problem else readers
+            rows.append((group.name, str(group.n_units), group.producer, norms, end))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = ("  ".join(f"{cell:{w}}" for cell, w in zip(r, widths, strict=True)) for r in rows)
         return "\n".join(line.rstrip() for line in lines)
 

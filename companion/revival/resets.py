@@ -1,4 +1,17 @@
-"""Reset units: fresh weights in, none out, and nothing left of what killed them."""
+"""Reset units: fresh weights in, none out, and nothing left of what killed them.
+
+What `revive` does in turn, of which only the last step writes to the model:
+
+- `choose` takes the dead units of the report, and leaves those of a layer whose makers and readers
+  are not known (`companion.revival.groups`), that is frozen, or whose constants nobody can take.
+- `plan` lists what would be written (`companion.revival.edits`), with the numbers that the
+  generator gives next: for as long as units are only tried, these stay the same.
+- `without_harm` lets the plan be tried on a copy, whose outputs must stay as they are: all layers
+  at once, and if they do not, one after the other, so that only those that do harm are left.
+- `_estimate`, if there is a batch, sets running statistics in the plan to those of the batch.
+- Each edit is written, and what the optimizer keeps for it reset
+  (`companion.revival.optimizer_state`).
+"""
 
 from __future__ import annotations
 
