@@ -1142,6 +1142,14 @@ REFUSED = {
         ),
         "a makes 8 outputs, of which it takes a part",
     ),
+    "a reader of a part": (
+        lambda: Net(lambda n, x: n.b(F.relu(n.a(x))[:, :2]), a=linear(), b=linear(2, 4)),
+        "b reads some of them only",
+    ),
+    "another order": (
+        lambda: Net(lambda n, x: n.b(F.relu(n.a(x)).flip(1)), a=linear(), b=linear()),
+        "something else reads its output too, or in a way that is not known",
+    ),
     "a scale of its own": (
         lambda: Net(
             lambda n, x: n.b(F.relu(n.a(x)) * n.scale),
