@@ -824,13 +824,18 @@ def test_dead_units_that_are_not_chosen_say_nothing_of_the_living():
 def test_running_statistics_are_those_of_a_batch():
     model, x, report = dying("cnn")
     before = model(x)
-    revive(model, report, rng=rng(), batch=x)
+    done = revive(model, report, rng=rng(), batch=x)
     assert torch.equal(model(x), before)
     z = model[:4](x)[:, [1, 3]].transpose(0, 1).flatten(1)
     assert torch.allclose(model[4].running_mean[[1, 3]], z.mean(1), rtol=1e-4)
     assert torch.allclose(model[4].running_var[[1, 3]], z.var(1), rtol=1e-4)
     after = census(model, x)["5"].p_active[[1, 3]]
     assert ((after > 0.1) & (after < 0.9)).all()
+    told = {item.tensor: item.now for item in done.touched if item.tensor.startswith("4.")}
+    assert told == {
+        "4.weight": "one", "4.bias": "zero", "4.running_mean": "of the batch",
+        "4.running_var": "of the batch",
+    }  # fmt: skip
     assert not model[4]._forward_pre_hooks
 
 
@@ -1142,6 +1147,10 @@ REFUSED = {
         ),
         "a makes 8 outputs, of which it takes a part",
     ),
+    "units that nothing reads": (
+        lambda: Net(lambda n, x: (F.relu(n.a(x)), n.b(x))[1], a=linear(), b=linear()),
+        "no layer reads them|cannot follow them",
+    ),
     "a reader of a part": (
         lambda: Net(lambda n, x: n.b(F.relu(n.a(x))[:, :2]), a=linear(), b=linear(2, 4)),
         "b reads some of them only",
@@ -1351,6 +1360,30 @@ def test_a_module_that_calls_an_activation_is_known_by_either_name(own):
     assert report[0].activation == ("wrapped" if own else "relu")
     assert prune(model, report)[0].out_features == 3
     assert revive(model, report).units[report[0].name].tolist() == [1]
+
+
+def test_a_model_that_torch_pruning_cannot_follow_is_left_whole(monkeypatch):
+    def fails(graph):
+        raise KeyError("node")
+
+    model, _, report = dying("mlp")
+    monkeypatch.setattr("torch_pruning.dependency.shape_infer.init_shape_information", fails)
+    problem = "torch_pruning cannot follow the model (KeyError('node'))"
+    assert prune(model, report).left == dict.fromkeys(report.names, problem)
+    assert revive(model, report).left == dict.fromkeys(report.names, problem)
+
+
+def test_outputs_of_another_shape_are_another_function():
+    """Also where a parameter is no float, whose last digit is not moved."""
+    model = Net(
+        lambda n, x: (n.b(F.relu(n.a(x))), n.count * torch.ones(n.a.out_features)),
+        a=linear(), b=linear(), count=nn.Parameter(torch.tensor(3), requires_grad=False),
+    )  # fmt: skip
+    with torch.no_grad():
+        model.a.bias[1] = -100
+    report = census(model, torch.randn(9, 4))
+    assert prune(model, report).left == {"relu()": "the function would change"}
+    assert revive(model, report).n_units == report[0].dead.sum()
 
 
 def test_places_that_a_norm_does_not_have_are_refused(monkeypatch):
@@ -2083,6 +2116,7 @@ def test_a_swap_that_fails_changes_nothing():
 
     for replacements, kind, says in (
         ({"relu": nn.ELU(), "0": nn.ELU()}, ValueError, "must name activations"),
+        (nn.ELU(), TypeError, "replacements must be a dict"),
         ({"relu": nn.ELU(), "1": F.elu}, TypeError, "must hold modules"),
         ({"relu": Broken()}, ValueError, "broken"),
     ):
@@ -2175,6 +2209,15 @@ def test_units_that_are_tied_in_single_precision_are_so_on_every_processor():
         shares.add(shift_bias(net, x[:, there]).after["1"].p_active.item())
     assert len(shares) == 1
     assert shares <= {0.1, 0.9}
+
+
+def test_units_of_nan_are_not_shifted():
+    model, x = build("mlp")
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[:] = math.nan, -100
+    bias = model[0].bias.clone()
+    shift_bias(model, x, layers=["1"], all_units=True)
+    assert (model[0].bias == bias).tolist() == [i == 1 for i in range(8)]
 
 
 def test_a_shift_that_fails_changes_nothing():

@@ -752,6 +752,7 @@ def test_a_trial_prints_as_a_table_in_text_html_and_plain_values():
     [
         ({"model": "net"}, TypeError, "model must be a torch.nn.Module"),
         ({"make": 0.1}, TypeError, "make_optimizer must be callable"),
+        ({"make": list}, TypeError, "make_optimizer must return an optimizer"),
         ({"loss": None}, TypeError, "loss must be callable"),
         ({"loss": 3}, TypeError, "loss must be callable"),
         ({"loss": None, "call": 3}, TypeError, "call must be callable"),

@@ -53,7 +53,9 @@ class Graph:
     """What one forward pass of a copy of the model did, under the names of a report."""
 
     def __init__(self, probe: Probe, report: Any) -> None:
-        self.model = probe.copy().requires_grad_(True)
+        self.model = probe.copy()
+        for p in self.model.parameters():
+            p.requires_grad_(p.is_floating_point())
         self.modules = dict(self.model.named_modules())
         self.layers: dict[Any, str] = {}  # who has made a tensor, by its grad_fn
         self.inputs: dict[str, Any] = {}  # the grad_fn of what a layer reads
