@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,20 +179,22 @@ class Constants:
                 zero |= layer.dead[units] & (size <= ZERO)
         return zero
 
-    def added(self, name: str, index: np.ndarray, reader: Reader, taken: set[int]) -> Tensor | None:
-        """Tell what the constants of dead units add to a reader's outputs; None if nothing.
+    def added(self, chosen: Chosen) -> Iterator[tuple[str, Reader, Tensor]]:
+        """Tell what the constants of dead units add to the outputs of their readers, if anything.
 
-        Columns that are in `taken` have been counted; those counted here are added to it.
+        A column that units of two activations share, as where one gates the other, counts once.
         """
-        dead = index[self.report[name].dead[index]]
-        if not len(dead):
-            return None
-        places = reader.places[dead].ravel()
-        fresh = torch.tensor([int(place) not in taken for place in places])
-        values = torch.where(fresh, self.low[reader.name][places], 0.0)
-        taken.update(places.tolist())
-        found = _columns(reader.module, places).double().cpu().sum(2) @ values
-        return found if bool((found.abs() > self.limit[reader.name]).any()) else None
+        counted: dict[str, set[int]] = defaultdict(set)
+        for name, index in chosen.items():
+            dead = index[self.report[name].dead[index]]
+            for reader in self.groups[name].readers:
+                fresh = set(reader.places[dead].ravel().tolist()) - counted[reader.name]
+                counted[reader.name] |= fresh
+                places = np.array(sorted(fresh), dtype=int)
+                columns = _columns(reader.module, places).double().cpu().sum(2)
+                found = columns @ self.low[reader.name][places]
+                if bool((found.abs() > self.limit[reader.name]).any()):
+                    yield name, reader, found
 
     def _ends(self, name: str, reader: Reader, units: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return the least and largest that a reader gets of units, of shape (n_units, k)."""

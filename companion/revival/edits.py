@@ -68,25 +68,22 @@ def plan(
     chosen: Chosen, constants: Constants, incoming: Incoming | None, rng: np.random.Generator
 ) -> list[Edit]:
     """List what is to be written: constants to biases, then rows and norms, columns at last."""
-    folded: list[Edit] = []
-    made: list[Edit] = []
+    edits: list[Edit] = []
     zeroed: list[Edit] = []
-    taken: dict[str, set[int]] = {}
+    for name, reader, added in constants.added(chosen):
+        bias, every = f"{reader.name}.bias", np.arange(len(added))[:, None]
+        now = "plus constants"
+        edits.append(Edit(name, bias, "entries", 0, every, every[:0], now, added, add=True))
     for name, index in chosen.items():
         group, layer = constants.groups[name], constants.report[name]
         rest = np.setdiff1d(np.arange(group.n_units), index)
         living = rest if layer.dead[rest].all() else rest[~layer.dead[rest]]
-        made += _made(group, index, living, incoming, rng)
+        edits += _made(group, index, living, incoming, rng)
         for reader in group.readers:
-            added = constants.added(name, index, reader, taken.setdefault(reader.name, set()))
             columns, others = reader.places[index], reader.places[living]
             weight, axis = f"{reader.name}.weight", weight_axes(reader.module)[1]
             zeroed.append(Edit(name, weight, "columns", axis, columns, others, "zero"))
-            if added is not None:
-                bias, every = f"{reader.name}.bias", np.arange(len(added))[:, None]
-                now = "plus constants"
-                folded.append(Edit(name, bias, "entries", 0, every, every[:0], now, added, True))
-    return folded + made + zeroed
+    return edits + zeroed
 
 
 def _made(

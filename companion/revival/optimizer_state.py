@@ -47,7 +47,7 @@ def check_optimizer(
     names: dict[Tensor, str] = {p: name for name, p in parameters.items()}
     for p, state in optimizer.state.items():
         for key, value in state.items():
-            if not isinstance(value, Tensor) or key in _COUNTS:
+            if not _per_weight(key, value):
                 continue
             if key not in _MOMENTS | _SQUARES or value.shape != p.shape:
                 raise ValueError(

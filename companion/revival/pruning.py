@@ -117,15 +117,13 @@ def _without(model: nn.Module, chosen: Chosen, constants: Constants) -> nn.Modul
     """Copy a model without these units, whose constants go into biases."""
     smaller = copied(model)
     gone: dict[tuple[str, str, int], set[int]] = {}  # by module, tensor and axis, the places
-    taken: dict[str, set[int]] = {}
+    for _, reader, added in constants.added(chosen):
+        _add(smaller.get_submodule(reader.name), added)
     for name, index in chosen.items():
         group = constants.groups[name]
         for reader in group.readers:
-            added = constants.added(name, index, reader, taken.setdefault(reader.name, set()))
-            module: Any = smaller.get_submodule(reader.name)
-            if added is not None:
-                _add(module, added)
-            places = gone.setdefault((reader.name, "weight", weight_axes(module)[1]), set())
+            axis = weight_axes(reader.module)[1]
+            places = gone.setdefault((reader.name, "weight", axis), set())
             places.update(reader.places[index].ravel().tolist())
         for part in (*group.makers, *group.after, *group.beside):
             for own in ("weight", "bias", "running_mean", "running_var"):
