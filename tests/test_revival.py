@@ -436,6 +436,24 @@ def test_a_dry_run_tells_the_same_and_writes_nothing():
     assert str(revive(model, report, rng=rng(), skip=["1", "5", "9"])) == "0 units reset"
 
 
+@pytest.mark.parametrize(
+    ("units", "printed"),
+    [
+        ([7], "7"),
+        ([0, 1, 2, 7], "0-2, 7"),
+        ([0, 2, 3, 5, 7, 9, 11, 12], "0, 2-3, 5, 7, 9, 11-12"),
+        ([0, 2, 3, 5, 7, 9, 12, 14, 15], "0, 2-3, 5, 7, ..., 14-15"),
+    ],
+)
+def test_places_are_printed_in_short(units, printed):
+    model, report = wide(0)
+    plan = revive(model, report, rng=rng(), units={"1": units}, dry_run=True)
+    assert f"rows {printed}  " in str(plan)
+    assert f"columns {printed}  " in str(plan)
+    n = len(units)
+    assert str(plan).startswith(f"{n} unit{'s' * (n > 1)} would be reset\n")
+
+
 def test_fresh_units_learn():
     model, x, report = dying("mlp")
     revive(model, report, rng=rng())
@@ -523,6 +541,7 @@ def padded(kind, **options):
     with torch.no_grad():
         model[0].bias[:] = torch.tensor([9.0, 9.0, -100.0, 9.0])
         model[2].bias[2], model[6].bias[1] = 0.5, -100
+        model[3].weight[0, 2] = model[3].weight[2, 0] = 0  # one output does not read it
     return model, torch.randn(9, 2, 8, 8)
 
 
@@ -608,17 +627,20 @@ def test_a_flat_unit_that_jumps_stays():
     x = torch.linspace(-1, 1, 100)[:, None]
     report = census(model, x)
     assert report["1"].dead.tolist() == [True, False, True]
-    assert revive(model, report, rng=rng(), dry_run=True).units["1"].tolist() == [2]
+    for example in (x, x[:1]):  # on one sample alone, it does not jump
+        plan = revive(model, report, rng=rng(), dry_run=True, example=example)
+        assert plan.units["1"].tolist() == [2]
     assert torch.allclose(prune(model, report)(x), model(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_flat_unit_whose_output_still_varies_stays(dtype):
     """Softsign is dead from 999 on, where it has not yet arrived at 1: it tells one more digit."""
-    model = nn.Sequential(nn.Linear(1, 2), nn.Softsign(), nn.Linear(2, 1)).to(dtype)
+    model = nn.Sequential(nn.Linear(1, 2), nn.Softsign(), nn.Linear(2, 2)).to(dtype)
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[3e3], [1.0]]))
         model[0].bias.copy_(torch.tensor([3e3, 0.0]))
+        model[2].weight[0, 0] = 0  # it is enough that one output hears of it
     x = torch.linspace(0, 1, 100, dtype=dtype)[:, None]
     report = census(model, x)
     assert report["1"].dead.tolist() == [True, False]
@@ -1449,9 +1471,12 @@ def test_what_stands_still_on_the_example_alone_is_no_constant(squeezes):
         model.a.weight[:2], model.a.bias[:2] = torch.tensor([3.0, 0, 0, 0]), 0
         model.a.bias[2] = -100
         model.excite.bias[:] = torch.tensor([100, -100, 100, 0, 0, 0])
+        if not squeezes:  # gate 3 is shut on the example, and open elsewhere
+            model.x.weight[0], model.x.bias[0] = torch.tensor([100.0, 0, 0, 0]), 0
+            model.excite.weight[3], model.excite.bias[3] = torch.tensor([10.0, 0, 0]), -500
     report = census(model, x)
     gate = report["hardsigmoid()"]
-    assert gate.dead.tolist()[:3] == [True] * 3
+    assert gate.dead.tolist()[:4] == [True] * 3 + [not squeezes]
     assert report["relu()"].dead.tolist()[:3] == [False, False, True]
     before = model(x).detach()
     smaller = prune(model, report)
@@ -1460,6 +1485,25 @@ def test_what_stands_still_on_the_example_alone_is_no_constant(squeezes):
         torch.testing.assert_close(net(x), before)
         assert "hardsigmoid()" in left
     assert done.units["hardsigmoid()"].tolist() == ([2] if squeezes else [1, 2])
+
+
+def test_a_factor_that_jumps_is_not_zero_throughout():
+    """Gate 0 is open for ever, and what it lets through is 0 on the example, but then 1."""
+    model = Net(
+        lambda n, x: n.b(F.hardsigmoid(n.a(x)) * F.hardtanh(n.c(x), 0.0, 1.0)),
+        a=linear(), b=linear(), c=linear(),
+    )  # fmt: skip
+    x = torch.randn(40, 4)
+    with torch.no_grad():
+        x[:2, 0], x[2:, 0] = -1, 1
+        model.a.bias[0] = 100
+        model.c.weight[0], model.c.bias[0] = torch.tensor([1e3, 0, 0, 0]), 0
+    report, before = census(model, x), model(x).detach()
+    assert report["hardsigmoid()"].dead[0]
+    assert report["hardtanh()"].dead[0]
+    done = revive(model, report, rng=rng(), example=x[:2])
+    assert done.left.keys() == {"hardsigmoid()", "hardtanh()"}
+    torch.testing.assert_close(model(x), before)
 
 
 def test_an_activation_that_the_example_does_not_reach_is_left():
@@ -2294,15 +2338,19 @@ def test_a_unit_that_something_else_reads_is_found_by_trying(unit, high):
     assert "something else reads its output" in group.problem
 
 
-def test_what_a_norm_makes_of_a_small_variation_is_counted():
+@pytest.mark.parametrize("gamma", [None, 0.0, 1.0])
+def test_what_a_norm_makes_of_a_small_variation_is_counted(gamma):
     """It is divided by the root of the variance, as the living units are, and remains one."""
-    model = nn.Sequential(nn.Linear(1, 2), nn.GELU(), nn.BatchNorm1d(2), nn.Linear(2, 1))
+    norm = nn.BatchNorm1d(2, affine=gamma is not None)
+    model = nn.Sequential(nn.Linear(1, 2), nn.GELU(), norm, nn.Linear(2, 1))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[0.05], [1.0]]))
         model[0].bias.copy_(torch.tensor([-5.6, 0.0]))
         model[2].running_var.fill_(1.0)
         model[3].weight.fill_(1.0)
         model[3].bias.fill_(1.0)
+        if gamma is not None:
+            norm.weight[0] = gamma
     model = model.double().eval()
     model[2].running_var.fill_(1e18)
     x = torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None]
@@ -2310,7 +2358,7 @@ def test_what_a_norm_makes_of_a_small_variation_is_counted():
     assert report["1"].dead.tolist() == [True, False]
     assert 1e-8 < report["1"].high[0] - report["1"].low[0] < 1e-7
     done = revive(model, report, rng=rng(), dry_run=True, example=x)
-    assert done.left == {"1": "1 of 1 units: what 3 reads there varies"}
+    assert done.left == ({} if gamma == 0 else {"1": "1 of 1 units: what 3 reads there varies"})
 
 
 def test_features_of_a_sequence_are_centred_each_at_its_place():

@@ -556,7 +556,7 @@ def test_batches_that_are_not_finite_are_named_and_nothing_is_tried(entry, value
     found = quick(small()[0], loader, loss=mse_loss, steps=6)
     what = ("inputs", "targets")[entry]
     says = f"batch 3 of 6 holds NaN or infinity in its {what}"
-    assert found.outcomes == ()
+    assert (found.outcomes, found.n_held) == ((), 0)
     assert found.best == ""
     assert found.not_tried == dict.fromkeys(REMEDIES, says)
     assert found.advice == f"Nothing was tried: {says}."
@@ -654,11 +654,13 @@ def verdict(monkeypatch, start, **losses):
         # A fall of 2: a tenth of it, 0.2, is less than 30 % of the loss.
         (3.0, (1.0, 1.0), (0.799, 0.799), "other"),
         (3.0, (1.0, 1.0), (0.801, 0.801), AS_IT_IS),
+        (5.0, (2.5, 2.5), (2.25, 2.25), "other"),  # exactly a tenth
         # A fall of 99: 30 % of the loss is less.
         (100.0, (1.0, 1.0), (0.699, 0.699), "other"),
         (100.0, (1.0, 1.0), (0.701, 0.701), AS_IT_IS),
         # On average, but not for each seed; for each seed, and on average.
         (3.0, (1.0, 1.0), (1.01, 0.3), AS_IT_IS),
+        (3.0, (1.0, 1.0), (1.0, 0.3), AS_IT_IS),
         (3.0, (1.0, 1.0), (0.99, 0.3), "other"),
         (3.0, (1.0, 2.0), (0.9, 1.5), "other"),
         # A net that learns nothing: what counts is to come down by 1 %.

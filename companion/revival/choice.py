@@ -155,9 +155,9 @@ class Constants:
             size = _columns(reader.module, reader.places[dead]).abs().sum(2).double().cpu()
             size = size.unflatten(1, low.shape)  # (outputs, units, places)
             moves = ((size * (high - low)).amax(2) > limit).any(0).numpy()
-            told = ((size * torch.maximum(low.abs(), high.abs())).amax(2) > limit).any(0).numpy()
+            told = ((size * low.abs()).amax(2) > limit).any(0).numpy()
             if reader.factors:  # where the example holds a factor still, other data may move it
-                moves |= (size > 0).any(0).any(1).numpy() & ~self._zero(reader.factors, name, dead)
+                moves |= (size.amax((0, 2)) > 0).numpy() & ~self._zero(reader.factors, name, dead)
             for unit in dead[moves]:
                 found[int(unit)] = f"what {reader.name} reads there varies"
             if pads(reader.module):

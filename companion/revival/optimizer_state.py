@@ -91,7 +91,7 @@ def reset_state(
         value.index_copy_(axis, index, middle.unsqueeze(axis).expand(shape).flatten(axis, axis + 1))
     if rule == "zero_step" or (rule == "seed" and places.size == p.shape[axis]):
         for key in _COUNTS & state.keys():
-            state[key] = torch.zeros_like(state[key]) if torch.is_tensor(state[key]) else 0
+            state[key] = 0 * state[key]  # a number or a tensor
 
 
 def _per_weight(key: str, value: object) -> bool:
