@@ -1890,7 +1890,8 @@ def test_a_depthwise_chain_stands_and_falls_together():
     report, before = census(model, PICTURES), model(PICTURES)
     smaller = prune(model, report)
     dead = report["2"].dead | report["5"].dead
-    assert smaller[0].out_channels == smaller[3].groups == smaller[6].in_channels == 6 - dead.sum()
+    widths = {smaller[0].out_channels, smaller[3].in_channels, smaller[3].out_channels}
+    assert widths | {smaller[3].groups, smaller[6].in_channels} == {6 - dead.sum()}
     assert torch.allclose(smaller(PICTURES), before, atol=1e-5)
     revive(model, report, rng=rng())
     assert torch.allclose(model(PICTURES), before, atol=1e-5)
@@ -2043,6 +2044,19 @@ def test_a_pruned_model_is_the_same_function(name):
         for layer in smaller:
             if isinstance(layer, nn.Linear):
                 assert f"in_features={layer.weight.shape[1]}, out" in printed
+
+
+@pytest.mark.parametrize(
+    "options", [{"affine": False}, {"track_running_stats": False}, {"eps": 1e-3}]
+)
+def test_a_norm_tells_how_many_units_it_has_left(options):
+    model = nn.Sequential(linear(), nn.ReLU(), nn.BatchNorm1d(4, **options), linear()).eval()
+    with torch.no_grad():
+        model[0].bias[:] = torch.tensor([9, -100, 9, 9])
+    x = torch.randn(20, 4)
+    smaller = prune(model, census(model, x))
+    assert smaller[2].num_features == 3
+    assert torch.allclose(smaller(x), model(x), atol=1e-5)
 
 
 def test_one_unit_of_a_dead_layer_remains_and_those_always_on():

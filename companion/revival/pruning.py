@@ -174,5 +174,5 @@ def _measure(module: Any) -> None:
         elif is_conv1d(module):
             module.nx, module.nf = ins, outs
         else:
-            module.groups = outs if module.groups > 1 else 1
+            module.groups = min(module.groups, outs)  # as many as there are, if depthwise
             module.out_channels, module.in_channels = outs, ins * module.groups
