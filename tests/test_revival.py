@@ -1395,16 +1395,25 @@ def test_a_model_that_torch_pruning_cannot_follow_is_left_whole(monkeypatch):
     assert revive(model, report).left == dict.fromkeys(report.names, problem)
 
 
-def test_outputs_of_another_shape_are_another_function():
+@pytest.mark.parametrize(
+    ("more", "changes"),
+    [
+        (lambda n: n.count * torch.ones(n.a.out_features), True),
+        (lambda n: torch.tensor(n.a.out_features), True),
+        (lambda n: n.count + 0, False),
+    ],
+)
+def test_outputs_of_another_shape_or_number_are_another_function(more, changes):
     """Also where a parameter is no float, whose last digit is not moved."""
     model = Net(
-        lambda n, x: (n.b(F.relu(n.a(x))), n.count * torch.ones(n.a.out_features)),
+        lambda n, x: (n.b(F.relu(n.a(x))), more(n)),
         a=linear(), b=linear(), count=nn.Parameter(torch.tensor(3), requires_grad=False),
     )  # fmt: skip
     with torch.no_grad():
         model.a.bias[1] = -100
     report = census(model, torch.randn(9, 4))
-    assert prune(model, report).left == {"relu()": "the function would change"}
+    left = {"relu()": "the function would change"} if changes else {}
+    assert prune(model, report).left == left
     assert revive(model, report).n_units == report[0].dead.sum()
 
 
