@@ -2278,10 +2278,11 @@ def test_units_that_are_tied_in_single_precision_are_so_on_every_processor():
     assert shares <= {0.1, 0.9}
 
 
-def test_units_of_nan_are_not_shifted():
+@pytest.mark.parametrize("weight", [math.nan, 1e38])
+def test_units_that_are_not_finite_on_a_sample_are_not_shifted(weight):
     model, x = build("mlp")
     with torch.no_grad():
-        model[0].weight[1], model[0].bias[:] = math.nan, -100
+        model[0].weight[1, 0], model[0].bias[:], x[0, 0] = weight, -100, 100
     bias = model[0].bias.clone()
     shift_bias(model, x, layers=["1"], all_units=True)
     assert (model[0].bias == bias).tolist() == [i == 1 for i in range(8)]
