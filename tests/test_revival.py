@@ -16,7 +16,7 @@ from torch.nn.utils.prune import l1_unstructured
 
 from companion import revival
 from companion.detection import census
-from companion.experiments import Dropout, Elementwise, mlp, residual_mlp
+from companion.experiments import Elementwise, mlp, residual_mlp
 from companion.initialization import he_normal
 from companion.revival import (
     Centre,
@@ -135,7 +135,7 @@ MODELS = {
     "mlp": (small_mlp, ROWS),
     "mlp, norm": (norm_mlp, ROWS),
     "mlp, norm behind": (norm_behind, ROWS),
-    "mlp of the laboratory": (lambda: mlp(6, 3, rng(), widths=(8, 7), dropout=0.2).float(), ROWS),
+    "mlp of the laboratory": (lambda: mlp(6, 3, rng(), widths=(8, 7)).float(), ROWS),
     "mlp of the laboratory, norm": (
         lambda: mlp(6, 3, rng(), widths=(8, 7), batch_norm=True).float(), ROWS
     ),
@@ -257,6 +257,14 @@ def test_groups_print_as_a_table():
         "9           7      8                    10 (1 each)",
     ]
     assert (len(groups), groups["5"].producer, groups["5"].norms[0].name) == (3, "3", "4")
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.LayerNorm(4), nn.Linear(4, 2), nn.ReLU())
+    x = torch.randn(9, 6)
+    assert str(unit_groups(model, census(model, x))).splitlines() == [
+        "activation  units  made by  batch norm  read by",
+        "1           4      0                    cannot be touched: 2 (LayerNorm) mixes them, or "
+        "keeps their number",
+        "4           2      3                    cannot be touched: the model puts them out",
+    ]
     with pytest.raises(KeyError):
         groups["7"]
 
@@ -338,6 +346,25 @@ def test_a_reset_of_dead_units_changes_no_output(name):
     assert sum(int(layer.dead.sum()) for layer in after) < revival_.n_units / 2
 
 
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_a_sample_alone_is_an_example_of_convolutions(depthwise):
+    middle = {"groups": 5} if depthwise else {}
+    model = nn.Sequential(
+        nn.Conv1d(2, 5, 3), nn.ReLU(), nn.Conv1d(5, 5, 3, **middle), nn.ReLU(), nn.Conv1d(5, 5, 3)
+    )
+    with torch.no_grad():
+        model[0].bias[:] = torch.tensor([1.0, -100, 1, -100, 1])
+        model[2].bias[:] = torch.tensor([1.0, 1, -100, 1, 1])
+    x = torch.randn(30, 2, 12)
+    report, before = census(model, x), model(x)
+    smaller = prune(model, report, example=x[0])
+    done = revive(model, report, rng=rng(), example=x[0])
+    assert smaller.left == done.left == {}
+    assert [u.tolist() for u in done.units.values()] == [[1, 3], [2]]
+    for after in (smaller(x), model(x)):
+        assert torch.allclose(after, before, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_record_tells_every_place_and_no_other(name):
     model, x, report = dying(name)
@@ -407,6 +434,24 @@ def test_a_dry_run_tells_the_same_and_writes_nothing():
     assert str(plan).splitlines()[1:] == str(done).splitlines()[1:]
     assert str(plan).startswith("6 units would be reset\nlayer  tensor")
     assert str(revive(model, report, rng=rng(), skip=["1", "5", "9"])) == "0 units reset"
+
+
+@pytest.mark.parametrize(
+    ("units", "printed"),
+    [
+        ([7], "7"),
+        ([0, 1, 2, 7], "0-2, 7"),
+        ([0, 2, 3, 5, 7, 9, 11, 12], "0, 2-3, 5, 7, 9, 11-12"),
+        ([0, 2, 3, 5, 7, 9, 12, 14, 15], "0, 2-3, 5, 7, ..., 14-15"),
+    ],
+)
+def test_places_are_printed_in_short(units, printed):
+    model, report = wide(0)
+    plan = revive(model, report, rng=rng(), units={"1": units}, dry_run=True)
+    assert f"rows {printed}  " in str(plan)
+    assert f"columns {printed}  " in str(plan)
+    n = len(units)
+    assert str(plan).startswith(f"{n} unit{'s' * (n > 1)} would be reset\n")
 
 
 def test_fresh_units_learn():
@@ -487,37 +532,76 @@ def test_behind_a_batch_norm_a_dead_unit_is_a_constant():
     assert torch.allclose(prune(model, report)(x), before, atol=1e-5)  # which makes a bias
 
 
-@pytest.mark.parametrize(
-    ("between", "says"),
-    [
-        (nn.Conv2d(4, 4, 3, padding=1), "they put out constants, and 3 pads with zeros"),
-        (nn.Conv2d(4, 4, 3, padding="same"), "they put out constants, and 3 pads with zeros"),
-        (nn.ConvTranspose2d(4, 4, 1), "they put out constants, and 3 pads with zeros"),
-    ],
-)
-def test_constants_that_padding_breaks_are_left(between, says):
-    """One dead unit out of reach; the other layer's is treated."""
+def padded(kind, **options):
+    """Make a net whose one dead unit is a constant that a convolution reads; and its inputs."""
     model = nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), between, nn.Flatten(),
-        nn.Linear(144, 3), nn.ReLU(), nn.Linear(3, 2),
+        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), kind(4, 4, **options),
+        nn.AdaptiveAvgPool2d(6), nn.Flatten(), nn.Linear(144, 3), nn.Tanh(), nn.Linear(3, 2),
     ).eval()  # fmt: skip
     with torch.no_grad():
-        model[0].bias[2], model[5].bias[1] = -100, -100
-        model[2].bias[2] = 0.5
-    x = torch.randn(9, 2, 8, 8)
+        model[0].bias[:] = torch.tensor([9.0, 9.0, -100.0, 9.0])
+        model[2].bias[2], model[6].bias[1] = 0.5, -100
+        model[3].weight[0, 2] = model[3].weight[2, 0] = 0  # one output does not read it
+    return model, torch.randn(9, 2, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (nn.Conv2d, {"kernel_size": 3, "padding": 1}),
+        (nn.Conv2d, {"kernel_size": (1, 3), "padding": (0, 1)}),
+        (nn.Conv2d, {"kernel_size": (1, 3), "padding": "same"}),
+        (nn.ConvTranspose2d, {"kernel_size": 1}),
+    ],
+)
+def test_constants_that_padding_breaks_are_left(kind, options):
+    """One dead unit out of reach; the other layer's is treated."""
+    model, x = padded(kind, **options)
     report, numbers, before = census(model, x), everything(model), model(x)
+    says = "1 of 1 units: they put out constants, and 3 pads with zeros"
     smaller = prune(model, report)
-    assert smaller.left == {"1": f"1 of 1 units: {says}"}
-    assert (smaller[0].out_channels, smaller[5].out_features) == (4, 3 - report["6"].dead.sum())
+    assert smaller.left == {"1": says}
+    assert (smaller[0].out_channels, smaller[6].out_features) == (4, 2)
     assert torch.allclose(smaller(x), before, atol=1e-6)
     for task in (revive, prune):
-        with pytest.raises(ValueError, match=f"'1': 1 of 1 units: {says}. Nothing was changed"):
+        with pytest.raises(ValueError, match=f"'1': {says}. Nothing was changed"):
             task(model, report, layers=["1"])
     assert same(everything(model), numbers)
     done = revive(model, report, rng=rng())
-    assert list(done.units) == ["6"]
-    assert f"left '1': 1 of 1 units: {says}" in str(done).splitlines()
-    assert torch.equal(model(x), before)
+    assert list(done.units) == ["7"]
+    assert f"left '1': {says}" in str(done).splitlines()
+    assert torch.allclose(model(x), before, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3},
+        {"kernel_size": 1, "padding": "same"},
+        {"kernel_size": 3, "padding": "valid"},
+        {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"},
+    ],
+)
+def test_constants_are_folded_where_nothing_is_padded_with_zeros(options):
+    model, x = padded(nn.Conv2d, **options)
+    report, before = census(model, x), model(x)
+    smaller = prune(model, report)
+    assert smaller.left == {}
+    assert smaller[0].out_channels == 3
+    revive(model, report, rng=rng())
+    for after in (smaller(x), model(x)):
+        assert torch.allclose(after, before, atol=1e-6)
+
+
+def test_a_gradient_that_waits_stays_where_a_constant_is_added():
+    """What stood there goes on; of the fresh weights it would be a gradient of the old ones."""
+    model, _, report = dying("mlp, norm behind")
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    done = revive(model, report, rng=rng(), skip=["4"])
+    assert "plus constants" in str(done)
+    assert model[3].bias.grad.all()
+    assert model[0].weight.grad.any(1).tolist() == [i not in (1, 3) for i in range(8)]
 
 
 def test_a_constant_that_differs_from_place_to_place_is_folded_where_each_has_a_column():
@@ -543,17 +627,20 @@ def test_a_flat_unit_that_jumps_stays():
     x = torch.linspace(-1, 1, 100)[:, None]
     report = census(model, x)
     assert report["1"].dead.tolist() == [True, False, True]
-    assert revive(model, report, rng=rng(), dry_run=True).units["1"].tolist() == [2]
+    for example in (x, x[:1]):  # on one sample alone, it does not jump
+        plan = revive(model, report, rng=rng(), dry_run=True, example=example)
+        assert plan.units["1"].tolist() == [2]
     assert torch.allclose(prune(model, report)(x), model(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_flat_unit_whose_output_still_varies_stays(dtype):
     """Softsign is dead from 999 on, where it has not yet arrived at 1: it tells one more digit."""
-    model = nn.Sequential(nn.Linear(1, 2), nn.Softsign(), nn.Linear(2, 1)).to(dtype)
+    model = nn.Sequential(nn.Linear(1, 2), nn.Softsign(), nn.Linear(2, 2)).to(dtype)
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[3e3], [1.0]]))
         model[0].bias.copy_(torch.tensor([3e3, 0.0]))
+        model[2].weight[0, 0] = 0  # it is enough that one output hears of it
     x = torch.linspace(0, 1, 100, dtype=dtype)[:, None]
     report = census(model, x)
     assert report["1"].dead.tolist() == [True, False]
@@ -689,7 +776,7 @@ def test_units_layers_and_skip_choose():
     chosen = plan(units={"9": [4, 2, 2]})
     assert {name: units.tolist() for name, units in chosen.items()} == {"9": [2, 4]}
     for options in ({"layers": ["0"]}, {"skip": ["0"]}, {"units": {"0": [1]}}):
-        with pytest.raises(ValueError, match=f"{next(iter(options))} must name"):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} must be among"):
             plan(**options)
     for options in ({"layers": "5"}, {"skip": "5"}, {"units": "5"}, {"layers": 5}):
         with pytest.raises(TypeError, match=f"{next(iter(options))} must be a list of names, not"):
@@ -759,13 +846,18 @@ def test_dead_units_that_are_not_chosen_say_nothing_of_the_living():
 def test_running_statistics_are_those_of_a_batch():
     model, x, report = dying("cnn")
     before = model(x)
-    revive(model, report, rng=rng(), batch=x)
+    done = revive(model, report, rng=rng(), batch=x)
     assert torch.equal(model(x), before)
     z = model[:4](x)[:, [1, 3]].transpose(0, 1).flatten(1)
     assert torch.allclose(model[4].running_mean[[1, 3]], z.mean(1), rtol=1e-4)
     assert torch.allclose(model[4].running_var[[1, 3]], z.var(1), rtol=1e-4)
     after = census(model, x)["5"].p_active[[1, 3]]
     assert ((after > 0.1) & (after < 0.9)).all()
+    told = {item.tensor: item.now for item in done.touched if item.tensor.startswith("4.")}
+    assert told == {
+        "4.weight": "one", "4.bias": "zero", "4.running_mean": "of the batch",
+        "4.running_var": "of the batch",
+    }  # fmt: skip
     assert not model[4]._forward_pre_hooks
 
 
@@ -941,7 +1033,7 @@ def test_where_no_unit_lives_the_tensor_starts_as_a_new_one():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda m: torch.optim.Adam(nn.Linear(2, 2).parameters()), "does not hold 0.weight, 0.bi"),
+        (lambda m: torch.optim.Adam(nn.Linear(2, 2).parameters()), "holds none of them"),
         (lambda m: torch.optim.Adam([m[0].weight, m[0].bias, m[5].weight]), "not hold 2.weight$"),
         (lambda m: torch.optim.Adagrad(m.parameters()), "Adagrad keeps 'sum' for 0.weight"),
         (lambda m: torch.optim.Adadelta(m.parameters()), "Adadelta keeps 'acc_delta'"),
@@ -1034,6 +1126,19 @@ REFUSED = {
         ),
         "convolution with groups",
     ),
+    "depthwise, two of each": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 4, 1), nn.ReLU(), nn.Conv1d(4, 8, 1, groups=4)
+        ),
+        "convolution with groups",
+    ),
+    "depthwise, transposed": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 4, 1), nn.ReLU(),
+            nn.ConvTranspose1d(4, 4, 1, groups=4), nn.Conv1d(4, 4, 1),
+        ),
+        "convolution with groups",
+    ),
     "layer norm": (
         lambda: nn.Sequential(linear(), nn.LayerNorm(4), nn.ReLU(), linear()),
         r"1 \(LayerNorm\) mixes them, or keeps their number",
@@ -1063,6 +1168,18 @@ REFUSED = {
             a=linear(4, 8), b=linear(),
         ),
         "a makes 8 outputs, of which it takes a part",
+    ),
+    "units that nothing reads": (
+        lambda: Net(lambda n, x: (F.relu(n.a(x)), n.b(x))[1], a=linear(), b=linear()),
+        "no layer reads them|cannot follow them",
+    ),
+    "a reader of a part": (
+        lambda: Net(lambda n, x: n.b(F.relu(n.a(x))[:, :2]), a=linear(), b=linear(2, 4)),
+        "b reads some of them only",
+    ),
+    "another order": (
+        lambda: Net(lambda n, x: n.b(F.relu(n.a(x)).flip(1)), a=linear(), b=linear()),
+        "something else reads its output too, or in a way that is not known",
     ),
     "a scale of its own": (
         lambda: Net(
@@ -1267,6 +1384,39 @@ def test_a_module_that_calls_an_activation_is_known_by_either_name(own):
     assert revive(model, report).units[report[0].name].tolist() == [1]
 
 
+def test_a_model_that_torch_pruning_cannot_follow_is_left_whole(monkeypatch):
+    def fails(graph):
+        raise KeyError("node")
+
+    model, _, report = dying("mlp")
+    monkeypatch.setattr("torch_pruning.dependency.shape_infer.init_shape_information", fails)
+    problem = "torch_pruning cannot follow the model (KeyError('node'))"
+    assert prune(model, report).left == dict.fromkeys(report.names, problem)
+    assert revive(model, report).left == dict.fromkeys(report.names, problem)
+
+
+@pytest.mark.parametrize(
+    ("more", "changes"),
+    [
+        (lambda n: n.count * torch.ones(n.a.out_features), True),
+        (lambda n: torch.tensor(n.a.out_features), True),
+        (lambda n: n.count + 0, False),
+    ],
+)
+def test_outputs_of_another_shape_or_number_are_another_function(more, changes):
+    """Also where a parameter is no float, whose last digit is not moved."""
+    model = Net(
+        lambda n, x: (n.b(F.relu(n.a(x))), more(n)),
+        a=linear(), b=linear(), count=nn.Parameter(torch.tensor(3), requires_grad=False),
+    )  # fmt: skip
+    with torch.no_grad():
+        model.a.bias[1] = -100
+    report = census(model, torch.randn(9, 4))
+    left = {"relu()": "the function would change"} if changes else {}
+    assert prune(model, report).left == left
+    assert revive(model, report).n_units == report[0].dead.sum()
+
+
 def test_places_that_a_norm_does_not_have_are_refused(monkeypatch):
     """As where torch_pruning loses its way through channels that are shuffled."""
     model, _, report = dying("mlp, norm behind")
@@ -1330,9 +1480,12 @@ def test_what_stands_still_on_the_example_alone_is_no_constant(squeezes):
         model.a.weight[:2], model.a.bias[:2] = torch.tensor([3.0, 0, 0, 0]), 0
         model.a.bias[2] = -100
         model.excite.bias[:] = torch.tensor([100, -100, 100, 0, 0, 0])
+        if not squeezes:  # gate 3 is shut on the example, and open elsewhere
+            model.x.weight[0], model.x.bias[0] = torch.tensor([100.0, 0, 0, 0]), 0
+            model.excite.weight[3], model.excite.bias[3] = torch.tensor([10.0, 0, 0]), -500
     report = census(model, x)
     gate = report["hardsigmoid()"]
-    assert gate.dead.tolist()[:3] == [True] * 3
+    assert gate.dead.tolist()[:4] == [True] * 3 + [not squeezes]
     assert report["relu()"].dead.tolist()[:3] == [False, False, True]
     before = model(x).detach()
     smaller = prune(model, report)
@@ -1341,6 +1494,25 @@ def test_what_stands_still_on_the_example_alone_is_no_constant(squeezes):
         torch.testing.assert_close(net(x), before)
         assert "hardsigmoid()" in left
     assert done.units["hardsigmoid()"].tolist() == ([2] if squeezes else [1, 2])
+
+
+def test_a_factor_that_jumps_is_not_zero_throughout():
+    """Gate 0 is open for ever, and what it lets through is 0 on the example, but then 1."""
+    model = Net(
+        lambda n, x: n.b(F.hardsigmoid(n.a(x)) * F.hardtanh(n.c(x), 0.0, 1.0)),
+        a=linear(), b=linear(), c=linear(),
+    )  # fmt: skip
+    x = torch.randn(40, 4)
+    with torch.no_grad():
+        x[:2, 0], x[2:, 0] = -1, 1
+        model.a.bias[0] = 100
+        model.c.weight[0], model.c.bias[0] = torch.tensor([1e3, 0, 0, 0]), 0
+    report, before = census(model, x), model(x).detach()
+    assert report["hardsigmoid()"].dead[0]
+    assert report["hardtanh()"].dead[0]
+    done = revive(model, report, rng=rng(), example=x[:2])
+    assert done.left.keys() == {"hardsigmoid()", "hardtanh()"}
+    torch.testing.assert_close(model(x), before)
 
 
 def test_an_activation_that_the_example_does_not_reach_is_left():
@@ -1727,7 +1899,8 @@ def test_a_depthwise_chain_stands_and_falls_together():
     report, before = census(model, PICTURES), model(PICTURES)
     smaller = prune(model, report)
     dead = report["2"].dead | report["5"].dead
-    assert smaller[0].out_channels == smaller[3].groups == smaller[6].in_channels == 6 - dead.sum()
+    widths = {smaller[0].out_channels, smaller[3].in_channels, smaller[3].out_channels}
+    assert widths | {smaller[3].groups, smaller[6].in_channels} == {6 - dead.sum()}
     assert torch.allclose(smaller(PICTURES), before, atol=1e-5)
     revive(model, report, rng=rng())
     assert torch.allclose(model(PICTURES), before, atol=1e-5)
@@ -1768,6 +1941,17 @@ def test_a_width_that_is_written_out_is_left_by_prune_and_not_by_revive():
     assert torch.allclose(smaller(x), before, atol=1e-5)
     assert revive(model, report, rng=rng()).n_units == 6
     assert torch.equal(model(x), before)
+
+
+def test_a_mask_of_a_fixed_width_is_left_by_prune_and_not_by_revive():
+    model, x = mlp(4, 3, rng(), widths=(5, 6), dropout=0.2), torch.randn(50, 4).double()
+    with torch.no_grad():
+        model[0].bias[:2] = -100
+    report, before = census(model, x), model.eval()(x)
+    smaller = prune(model, report)
+    assert "does not run without them" in smaller.left["1"]
+    assert torch.equal(smaller(x), before)
+    assert revive(model, report, rng=rng()).units["1"].tolist() == [0, 1]
 
 
 def test_constants_at_gamma_zero_are_folded():
@@ -1869,8 +2053,19 @@ def test_a_pruned_model_is_the_same_function(name):
         for layer in smaller:
             if isinstance(layer, nn.Linear):
                 assert f"in_features={layer.weight.shape[1]}, out" in printed
-            if isinstance(layer, Dropout):
-                assert layer.width == layer.mask.shape[-1] in (5, 4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"affine": False}, {"track_running_stats": False}, {"eps": 1e-3}]
+)
+def test_a_norm_tells_how_many_units_it_has_left(options):
+    model = nn.Sequential(linear(), nn.ReLU(), nn.BatchNorm1d(4, **options), linear()).eval()
+    with torch.no_grad():
+        model[0].bias[:] = torch.tensor([9, -100, 9, 9])
+    x = torch.randn(20, 4)
+    smaller = prune(model, census(model, x))
+    assert smaller[2].num_features == 3
+    assert torch.allclose(smaller(x), model(x), atol=1e-5)
 
 
 def test_one_unit_of_a_dead_layer_remains_and_those_always_on():
@@ -1886,16 +2081,17 @@ def test_one_unit_of_a_dead_layer_remains_and_those_always_on():
     assert torch.equal(smaller(x), model(x))
 
 
-def test_numbers_that_an_activation_keeps_for_each_unit_go_too():
-    model = nn.Sequential(linear(), nn.PReLU(4), linear())
+@pytest.mark.parametrize("n", [2, 4])
+def test_numbers_that_an_activation_keeps_for_each_unit_go_too(n):
+    model = nn.Sequential(linear(4, n), nn.PReLU(n), linear(n, 4))
     with torch.no_grad():
-        model[1].weight[2], model[0].bias[2] = 0, -100
+        model[1].weight[1], model[0].bias[1] = 0, -100
     x = torch.randn(20, 4)
     report = census(model, x)
-    assert report["1"].dead.tolist() == [False, False, True, False]
+    assert np.flatnonzero(report["1"].dead).tolist() == [1]
     before = model(x)
     smaller = prune(model, report)
-    assert smaller[1].num_parameters == len(smaller[1].weight) == 3
+    assert smaller[1].num_parameters == len(smaller[1].weight) == n - 1
     assert torch.allclose(smaller(x), before, atol=1e-6)
     revive(model, report, rng=rng())
     assert torch.equal(model(x), before)
@@ -1987,6 +2183,7 @@ def test_a_swap_that_fails_changes_nothing():
 
     for replacements, kind, says in (
         ({"relu": nn.ELU(), "0": nn.ELU()}, ValueError, "must name activations"),
+        (nn.ELU(), TypeError, "replacements must be a dict"),
         ({"relu": nn.ELU(), "1": F.elu}, TypeError, "must hold modules"),
         ({"relu": Broken()}, ValueError, "broken"),
     ):
@@ -2081,6 +2278,16 @@ def test_units_that_are_tied_in_single_precision_are_so_on_every_processor():
     assert shares <= {0.1, 0.9}
 
 
+@pytest.mark.parametrize("weight", [math.nan, 1e38])
+def test_units_that_are_not_finite_on_a_sample_are_not_shifted(weight):
+    model, x = build("mlp")
+    with torch.no_grad():
+        model[0].weight[1, 0], model[0].bias[:], x[0, 0] = weight, -100, 100
+    bias = model[0].bias.clone()
+    shift_bias(model, x, layers=["1"], all_units=True)
+    assert (model[0].bias == bias).tolist() == [i == 1 for i in range(8)]
+
+
 def test_a_shift_that_fails_changes_nothing():
     model, x = build("mlp")
     with torch.no_grad():
@@ -2090,7 +2297,7 @@ def test_a_shift_that_fails_changes_nothing():
     for options, says in (
         ({}, "'3': 2 has no bias"),  # after the first layer has been shifted
         ({"p_active": 1.0}, "p_active must be a finite number"),
-        ({"layers": ["7"]}, "layers must name"),
+        ({"layers": ["7"]}, "layers must be among '1', '3', not '7'"),
         ({"layers": "13"}, "layers must be a list of names, not '13'"),
         ({"p_active": "0.5"}, "p_active must be a finite number"),
     ):
@@ -2115,6 +2322,18 @@ def test_a_constant_feature_is_not_divided_by_its_rounding():
         assert centre(x)[:, 1].abs().max() < 1e-12
         deviations = centre(x)[:, [0, 2]].std(0, correction=0)
         assert deviations.tolist() == pytest.approx([1, 1], rel=1e-3)
+
+
+@pytest.mark.parametrize(("spread", "now"), [(0.9e-12, "uniform"), (1.1e-12, "normal")])
+def test_weights_are_equal_up_to_a_relative_1e_12(spread, now):
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        net[0].bias[:] = torch.tensor([-9.0, -9.0, 9.0, 9.0])
+        net[0].weight[:2], net[0].weight[2:] = 0, torch.tensor([-1.0, 0.0, 1.0])
+        living = 1 + net[0].weight[2:] * spread / net[0].weight[2:].std() * 6**0.5
+        net[0].weight[2:] = living
+    x = torch.rand(50, 3, dtype=torch.float64)
+    assert revive(net, census(net, x), rng=rng()).touched[0].now.startswith(now)
 
 
 def test_weights_that_are_equal_give_no_scale():
@@ -2143,15 +2362,19 @@ def test_a_unit_that_something_else_reads_is_found_by_trying(unit, high):
     assert "something else reads its output" in group.problem
 
 
-def test_what_a_norm_makes_of_a_small_variation_is_counted():
+@pytest.mark.parametrize("gamma", [None, 0.0, 1.0])
+def test_what_a_norm_makes_of_a_small_variation_is_counted(gamma):
     """It is divided by the root of the variance, as the living units are, and remains one."""
-    model = nn.Sequential(nn.Linear(1, 2), nn.GELU(), nn.BatchNorm1d(2), nn.Linear(2, 1))
+    norm = nn.BatchNorm1d(2, affine=gamma is not None)
+    model = nn.Sequential(nn.Linear(1, 2), nn.GELU(), norm, nn.Linear(2, 1))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[0.05], [1.0]]))
         model[0].bias.copy_(torch.tensor([-5.6, 0.0]))
         model[2].running_var.fill_(1.0)
         model[3].weight.fill_(1.0)
         model[3].bias.fill_(1.0)
+        if gamma is not None:
+            norm.weight[0] = gamma
     model = model.double().eval()
     model[2].running_var.fill_(1e18)
     x = torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None]
@@ -2159,7 +2382,7 @@ def test_what_a_norm_makes_of_a_small_variation_is_counted():
     assert report["1"].dead.tolist() == [True, False]
     assert 1e-8 < report["1"].high[0] - report["1"].low[0] < 1e-7
     done = revive(model, report, rng=rng(), dry_run=True, example=x)
-    assert done.left == {"1": "1 of 1 units: what 3 reads there varies"}
+    assert done.left == ({} if gamma == 0 else {"1": "1 of 1 units: what 3 reads there varies"})
 
 
 def test_features_of_a_sequence_are_centred_each_at_its_place():

@@ -18,6 +18,11 @@ Which of these helps a net, or a lower rate, or centred inputs, `trial` finds ou
 Which layer makes a unit and which ones read it is found by `unit_groups`. What cannot be touched
 safely is refused by name, and nothing is changed then.
 
+Where to find what: `graph` looks at a model, `groups` tries what that has found; `choice` selects
+units, and knows the constants that they put out; `resets` and `pruning` do the work, by way of
+`edits` and `optimizer_state`; `schedule` does it while a net trains. `remedies` holds the others;
+`trial` compares them all, and `candidates` lists what it compares. `probing` runs copies.
+
 Taught in the chapter `revival`.
 """
 

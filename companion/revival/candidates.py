@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,13 +14,13 @@ from torch import Tensor, nn
 
 from companion.detection import census
 from companion.detection.rules import module_rule
+from companion.revival.graph import LAYERS
 from companion.revival.remedies import centre_inputs, shift_bias, swap_activation
 from companion.revival.resets import revive
 
 __all__ = ["AS_IT_IS", "REMEDIES", "Candidate", "Loss", "Run"]
 
 AS_IT_IS = "as it is"
-LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 """By the number of axes of a layer's weight."""
 
@@ -87,12 +88,8 @@ def _clip(run: Run) -> None:
     run.clip = 1.0
 
 
-def _centre(run: Run) -> None:
-    run.model = centre_inputs(run.model, run.batches, call=run.loss).model
-
-
-def _standardize(run: Run) -> None:
-    run.model = centre_inputs(run.model, run.batches, scale=True, call=run.loss).model
+def _centre(run: Run, *, scale: bool) -> None:
+    run.model = centre_inputs(run.model, run.batches, scale=scale, call=run.loss).model
 
 
 def _shift(run: Run) -> None:
@@ -123,18 +120,10 @@ def _unfreeze(run: Run) -> None:
     run.model.requires_grad_(True)
 
 
-def _swap(run: Run, new: nn.Module) -> None:
+def _swap(run: Run, *, new: nn.Module) -> None:
     if not any(isinstance(module, nn.ReLU) for module in run.model.modules()):
         raise ValueError("no ReLU is a module of the model")
     swap_activation(run.model, {"relu": new}, run.batches, call=run.loss)
-
-
-def _leaky(run: Run) -> None:
-    _swap(run, nn.LeakyReLU(0.1))
-
-
-def _gelu(run: Run) -> None:
-    _swap(run, nn.GELU())
 
 
 def _batch_norm(run: Run) -> None:
@@ -169,9 +158,12 @@ REMEDIES: dict[str, Candidate] = {
     "gradient clipped": Candidate(
         _clip, "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before each step"
     ),
-    "inputs centred": Candidate(_centre, "subtract the training set's mean: centre_inputs"),
+    "inputs centred": Candidate(
+        partial(_centre, scale=False), "subtract the training set's mean: centre_inputs"
+    ),
     "inputs standardized": Candidate(
-        _standardize, "subtract the mean and divide by the standard deviation: centre_inputs"
+        partial(_centre, scale=True),
+        "subtract the mean and divide by the standard deviation: centre_inputs",
     ),
     "biases shifted": Candidate(_shift, "shift_bias(model, loader)"),
     "dead units reset": Candidate(_reset, "revive(model, census(model, loader))"),
@@ -181,8 +173,13 @@ REMEDIES: dict[str, Candidate] = {
         "of zero, and reset_parameters() of all other modules, such as norms",
     ),
     "unfrozen": Candidate(_unfreeze, "model.requires_grad_(True)"),
-    "leaky ReLU": Candidate(_leaky, "swap_activation(model, {'relu': nn.LeakyReLU(0.1)}, loader)"),
-    "GELU": Candidate(_gelu, "swap_activation(model, {'relu': nn.GELU()}, loader)"),
+    "leaky ReLU": Candidate(
+        partial(_swap, new=nn.LeakyReLU(0.1)),
+        "swap_activation(model, {'relu': nn.LeakyReLU(0.1)}, loader)",
+    ),
+    "GELU": Candidate(
+        partial(_swap, new=nn.GELU()), "swap_activation(model, {'relu': nn.GELU()}, loader)"
+    ),
     "batch norm": Candidate(_batch_norm, "a batch norm between each layer and its activation"),
 }
 """By name; `trial` tries them in this order."""

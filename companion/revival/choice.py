@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from companion.checks import names
 from companion.detection.rules import ZERO
 from companion.revival.graph import unit_axis, weight_axes
 from companion.revival.groups import Reader, UnitGroup, find_groups
@@ -36,42 +38,35 @@ def choose(
     units: Mapping[str, ArrayLike] | None = None,
     layers: Sequence[str] | None = None,
     skip: Sequence[str] = (),
-    makes_bias: bool = False,
-    frozen: bool = False,
+    to_prune: bool = False,
 ) -> tuple[Chosen, dict[str, str], Constants]:
-    """Choose units, and tell by name which are left and why; with `frozen`, what cannot learn too.
+    """Choose units to reset, or to prune, and tell by name which are left and why.
 
-    Raises a ValueError if one that was asked for by its name cannot be touched.
+    What is pruned may be frozen, and what read it may get a bias. Raises a ValueError if one that
+    was asked for by its name cannot be touched.
     """
-    names = [layer.name for layer in report.layers]
     for argument, given in (("layers", layers), ("skip", skip), ("units", units)):
-        check_names(argument, given)
-        for name in given or ():
-            if name not in names:
-                raise ValueError(f"{argument} must name activations of {names}, not {name!r}")
+        names(argument, () if given is None else given, report.names)
     wanted = {
         layer.name: _wanted(layer, tau, units)
         for layer in report.layers
         if layer.name not in skip and (layers is None or layer.name in layers)
     }
     groups = {group.name: group for group in find_groups(probe, report)}
-    constants = Constants(probe, report, groups, makes_bias)
+    constants = Constants(probe, report, groups, makes_bias=to_prune)
     chosen: Chosen = {}
     left: dict[str, str] = {}
     for name, index in wanted.items():
-        dead, problem = report[name].dead[index], groups[name].problem
+        problem = groups[name].problem
         if report[name].nan.any():
             problem = f"{int(report[name].nan.sum())} units gave NaN or infinity"
-        elif frozen and not problem:
+        elif not (problem or to_prune):
             problem = _frozen(groups[name])
         if len(index) and not problem:
             vary = constants.vary(name, index)
-            for reason in vary.values():
+            for reason in vary.values():  # the last one stands for all
                 problem = f"{len(vary)} of {len(index)} units: {reason}"
-            keep = [unit not in vary for unit in index]
-            index, dead = index[keep], dead[keep]
-            if units is None and tau == 0:
-                index = index[dead]
+            index = np.setdiff1d(index, [*vary])
             if len(index):
                 chosen[name] = index
         if problem and (len(wanted[name]) or report[name].nan.any()):
@@ -93,30 +88,21 @@ def without_harm(chosen: Chosen, problem: Callable[[Chosen], str], left: dict[st
     return found
 
 
-def check_names(argument: str, given: Any) -> None:
-    """Refuse a single name, whose letters would be taken for names."""
-    if isinstance(given, str) or not isinstance(given, Iterable | None):
-        raise TypeError(f"{argument} must be a list of names, not {given!r}")
-
-
 def refuse(left: Mapping[str, str], *asked: Iterable[str] | None) -> None:
     """Raise an error if something was asked for that cannot be done."""
-    names = {name for names in asked for name in names or ()}
-    problems = "; of ".join(f"{name!r}: {why}" for name, why in left.items() if name in names)
+    named = {name for given in asked for name in given or ()}
+    problems = "; of ".join(f"{name!r}: {why}" for name, why in left.items() if name in named)
     if problems:
         raise ValueError(f"cannot touch the units of {problems}. Nothing was changed")
 
 
 def _frozen(group: UnitGroup) -> str:
-    readers = [(reader.name, reader.module) for reader in group.readers]
-    norms = [(norm.name, norm.module) for norm in group.norms]
-    names = [
-        f"{name}.{own}"
-        for name, module in [(group.producer, group.module), *norms, *readers]
-        for own, p in module.named_parameters(recurse=False)
-        if not p.requires_grad and (own != "bias" or (name, module) not in readers)
-    ]
-    return f"frozen parameters could not learn again: {', '.join(names)}" if names else ""
+    makers = (*group.makers, *group.after)
+    learn = [(part, own) for part in makers for own in ("weight", "bias")]
+    learn += [(reader, "weight") for reader in group.readers]
+    parameters = {f"{part.name}.{own}": getattr(part.module, own) for part, own in learn}
+    frozen = [name for name, p in parameters.items() if p is not None and not p.requires_grad]
+    return f"frozen parameters could not learn again: {', '.join(frozen)}" if frozen else ""
 
 
 def _wanted(layer: LayerReport, tau: float, units: Mapping[str, ArrayLike] | None) -> np.ndarray:
@@ -143,18 +129,10 @@ class Constants:
         self.low: dict[str, Tensor] = {}
         self.high: dict[str, Tensor] = {}
         self.limit: dict[str, Tensor] = {}  # what is rounding of a reader's outputs
-        self.masks: dict[str, list[str]] = {name: [] for name in groups}
-        readers = {r.name: name for name, g in groups.items() if not g.problem for r in g.readers}
-        masked: list[tuple[str, Tensor]] = []
+        readers = {r.name for g in groups.values() if not g.problem for r in g.readers}
 
         def look(module: Any, args: Any, kwargs: Any) -> None:
-            x, name = tensors([*args, *kwargs.values()])[0].detach(), names[module]
-            if name not in readers:
-                masked.append((name, x))
-                return
-            for mask, same in masked:  # what does nothing in evaluation mode
-                if same.data_ptr() == x.data_ptr():
-                    self.masks[readers[name]].append(mask)
+            x, name = tensors([*args, *kwargs.values()])[0].detach(), paths[module]
             x = x.transpose(0, unit_axis(module, x)).flatten(1).double()
             self.low[name], self.high[name] = x.amin(1).cpu(), x.amax(1).cpu()
             eps = torch.finfo(module.weight.dtype).eps
@@ -162,10 +140,9 @@ class Constants:
             self.limit[name] = ROUNDING * eps * size.double().cpu()
 
         model = probe.copy()
-        names = {module: name for name, module in model.named_modules()}
-        for module, name in names.items():
-            if name in readers or isinstance(getattr(module, "mask", None), Tensor):
-                module.register_forward_pre_hook(look, with_kwargs=True)
+        paths = {model.get_submodule(name): name for name in readers}
+        for module in paths:
+            module.register_forward_pre_hook(look, with_kwargs=True)
         probe.outputs(model)
 
     def vary(self, name: str, index: np.ndarray) -> dict[int, str]:
@@ -178,9 +155,9 @@ class Constants:
             size = _columns(reader.module, reader.places[dead]).abs().sum(2).double().cpu()
             size = size.unflatten(1, low.shape)  # (outputs, units, places)
             moves = ((size * (high - low)).amax(2) > limit).any(0).numpy()
-            told = ((size * torch.maximum(low.abs(), high.abs())).amax(2) > limit).any(0).numpy()
+            told = ((size * low.abs()).amax(2) > limit).any(0).numpy()
             if reader.factors:  # where the example holds a factor still, other data may move it
-                moves |= (size > 0).any(0).any(1).numpy() & ~self._zero(reader.factors, name, dead)
+                moves |= (size.amax((0, 2)) > 0).numpy() & ~self._zero(reader.factors, name, dead)
             for unit in dead[moves]:
                 found[int(unit)] = f"what {reader.name} reads there varies"
             if pads(reader.module):
@@ -202,21 +179,22 @@ class Constants:
                 zero |= layer.dead[units] & (size <= ZERO)
         return zero
 
-    def added(self, name: str, index: np.ndarray, reader: Reader, taken: set[int]) -> Tensor | None:
-        """Tell what the constants of dead units add to a reader's outputs; None if nothing.
+    def added(self, chosen: Chosen) -> Iterator[tuple[str, Reader, Tensor]]:
+        """Tell what the constants of dead units add to the outputs of their readers, if anything.
 
-        Columns that are in `taken` have been counted; those counted here are added to it.
+        A column that units of two activations share, as where one gates the other, counts once.
         """
-        dead = index[self.report[name].dead[index]]
-        if not len(dead):
-            return None
-        places = reader.places[dead].ravel()
-        low, high = self._ends(name, reader, dead)
-        fresh = torch.tensor([int(place) not in taken for place in places])
-        values = torch.where(fresh, (low + high).ravel() / 2, 0.0)
-        taken.update(places.tolist())
-        found = _columns(reader.module, places).double().cpu().sum(2) @ values
-        return found if bool((found.abs() > self.limit[reader.name]).any()) else None
+        counted: dict[str, set[int]] = defaultdict(set)
+        for name, index in chosen.items():
+            dead = index[self.report[name].dead[index]]
+            for reader in self.groups[name].readers:
+                fresh = set(reader.places[dead].ravel().tolist()) - counted[reader.name]
+                counted[reader.name] |= fresh
+                places = np.array(sorted(fresh), dtype=int)
+                columns = _columns(reader.module, places).double().cpu().sum(2)
+                found = columns @ self.low[reader.name][places]
+                if bool((found.abs() > self.limit[reader.name]).any()):
+                    yield name, reader, found
 
     def _ends(self, name: str, reader: Reader, units: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return the least and largest that a reader gets of units, of shape (n_units, k)."""

@@ -1,10 +1,9 @@
-"""What a reset writes: planned first, tried on a copy, and then written whole or not at all."""
+"""What a reset writes: planned first, tried on a copy, and only then written."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from companion.revival.choice import Chosen, Constants
 from companion.revival.graph import weight_axes
 from companion.revival.groups import UnitGroup
 
-__all__ = ["Edit", "Incoming", "all_or_nothing", "plan"]
+__all__ = ["Edit", "Incoming", "plan"]
 
 Incoming = str | Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 """How incoming weights are drawn: a rule's name, or a function of the weight's shape."""
@@ -36,16 +35,16 @@ class Edit:
 
     layer: str
     name: str
+    part: str  # "rows" make units, "columns" read them, "entries" are one for each
     axis: int
     places: np.ndarray  # of shape (n_units, k)
     living: np.ndarray  # those of the living units
     now: str
     values: Any = 0.0  # one, or a tensor of the shape of those places
-    add: bool = False
-    unread: bool = False  # if it sees to it that the units are read no more
+    add: bool = False  # what stands there stays, and with it its gradient and the optimizer's state
 
     def apply(self, model: nn.Module) -> Tensor:
-        """Write the values; a gradient that waits there is of the old weights, and goes."""
+        """Write the values; a gradient that waits there is of the old ones, and goes with them."""
         t = tensor_of(model, self.name)
         index = torch.from_numpy(self.places.ravel()).to(t.device)
         if self.add:
@@ -69,27 +68,22 @@ def plan(
     chosen: Chosen, constants: Constants, incoming: Incoming | None, rng: np.random.Generator
 ) -> list[Edit]:
     """List what is to be written: constants to biases, then rows and norms, columns at last."""
-    folded: list[Edit] = []
-    made: list[Edit] = []
+    edits: list[Edit] = []
     zeroed: list[Edit] = []
-    taken: dict[str, set[int]] = {}
+    for name, reader, added in constants.added(chosen):
+        bias, every = f"{reader.name}.bias", np.arange(len(added))[:, None]
+        now = "plus constants"
+        edits.append(Edit(name, bias, "entries", 0, every, every[:0], now, added, add=True))
     for name, index in chosen.items():
         group, layer = constants.groups[name], constants.report[name]
         rest = np.setdiff1d(np.arange(group.n_units), index)
         living = rest if layer.dead[rest].all() else rest[~layer.dead[rest]]
-        made += _made(group, index, living, incoming, rng)
+        edits += _made(group, index, living, incoming, rng)
         for reader in group.readers:
-            added = constants.added(name, index, reader, taken.setdefault(reader.name, set()))
-            axis, bias = weight_axes(reader.module)[1], f"{reader.name}.bias"
             columns, others = reader.places[index], reader.places[living]
-            weight = f"{reader.name}.weight"
-            zeroed.append(Edit(name, weight, axis, columns, others, "zero", unread=True))
-            if added is not None:
-                every = np.arange(len(added))[:, None]
-                folded.append(
-                    Edit(name, bias, 0, every, every[:0], "plus constants", added, True, True)
-                )
-    return folded + made + zeroed
+            weight, axis = f"{reader.name}.weight", weight_axes(reader.module)[1]
+            zeroed.append(Edit(name, weight, "columns", axis, columns, others, "zero"))
+    return edits + zeroed
 
 
 def _made(
@@ -106,15 +100,15 @@ def _made(
     groups = getattr(group.module, "groups", 1)
     now, values = _fresh(old, index, living, incoming, rng, groups)
     weight, values = f"{group.producer}.weight", values.transpose(0, axis)
-    yield Edit(name, weight, axis, rows, others, now, values)
+    yield Edit(name, weight, "rows", axis, rows, others, now, values)
     if group.module.bias is not None:
-        yield Edit(name, f"{group.producer}.bias", 0, rows, others, "zero")
+        yield Edit(name, f"{group.producer}.bias", "entries", 0, rows, others, "zero")
     for norm in group.norms:
         entries, places = norm.places[index], norm.places[living]
         for attribute, value in NORM.items():
-            if getattr(norm.module, attribute, None) is not None:
+            if getattr(norm.module, attribute) is not None:
                 full, word = f"{norm.name}.{attribute}", "one" if value else "zero"
-                yield Edit(name, full, 0, entries, places, word, value)
+                yield Edit(name, full, "entries", 0, entries, places, word, value)
 
 
 def _fresh(
@@ -142,35 +136,9 @@ def _fresh(
         std = float(others.std()) if others.numel() > 1 else math.nan
         if std <= EQUAL * float(others.norm()):  # of equal weights, it is rounding
             std = 0.0
-    make = normal
     if not 0 < std < math.inf:
         rule = rule or "pytorch"
-        std, make = (
-            STDS[rule](*fans(shape, groups=groups)),
-            uniform if rule == "pytorch" else normal,
-        )
+        std = STDS[rule](*fans(shape, groups=groups))
+    make = uniform if rule == "pytorch" else normal
     values = torch.from_numpy(make((len(index), *shape[1:]), rng, std, np.float64))
     return f"{make.__name__}, std {std:.3g}", values
-
-
-@contextmanager
-def all_or_nothing(tensors: list[Any], optimizer: torch.optim.Optimizer | None) -> Iterator[None]:
-    """Give back the tensors and the optimizer's state as they were if an exception comes."""
-    values = {t: (t.detach().clone(), None if t.grad is None else t.grad.clone()) for t in tensors}
-    memory: Any = {} if optimizer is None else optimizer.state
-    states = {
-        t: {k: v.clone() if isinstance(v, Tensor) else v for k, v in memory[t].items()}
-        for t in values
-        if t in memory
-    }
-    try:
-        yield
-    except BaseException:
-        with torch.no_grad():
-            for t, (value, gradient) in values.items():
-                t.copy_(value)
-                if gradient is not None:
-                    t.grad.copy_(gradient)
-        for t, state in states.items():
-            memory[t].update(state)
-        raise

@@ -53,7 +53,9 @@ class Graph:
     """What one forward pass of a copy of the model did, under the names of a report."""
 
     def __init__(self, probe: Probe, report: Any) -> None:
-        self.model = probe.copy().requires_grad_(True)
+        self.model = probe.copy()
+        for p in self.model.parameters():
+            p.requires_grad_(p.is_floating_point())
         self.modules = dict(self.model.named_modules())
         self.layers: dict[Any, str] = {}  # who has made a tensor, by its grad_fn
         self.inputs: dict[str, Any] = {}  # the grad_fn of what a layer reads
@@ -192,9 +194,9 @@ class Graph:
         """
         factors: frozenset[str] = frozenset()
         start = self.inputs.get(reader)
-        roots = self.roots(start, through)
-        if not self._follows(start, producer):
+        if producer not in self.roots(start, self.modules.keys() - {producer}).get(start, ()):
             return self.roots(start).get(start, frozenset({"the model's input"}))
+        roots = self.roots(start, through)
         for node, found in roots.items():
             parts = [roots.get(before) for before, _ in getattr(node, "next_functions", ())]
             what = node.name().replace("Backward0", "").lower()
@@ -208,18 +210,6 @@ class Graph:
                     f"its output goes into {what} with what {others} makes (a residual stream?)"
                 )
         return factors
-
-    def _follows(self, node: Any, layer: str) -> bool:
-        """Tell if a layer is anywhere before a node."""
-        seen, stack = set(), [node]
-        while stack:
-            node = stack.pop()
-            if node is not None and node not in seen:
-                if self.layers.get(node) == layer:
-                    return True
-                seen.add(node)
-                stack += [before for before, _ in node.next_functions]
-        return False
 
     def plain(self, name: str) -> None:
         """Refuse a layer whose weights are not plain parameters of its own, or called twice."""
@@ -249,8 +239,8 @@ def is_layer(module: Any) -> bool:
 
 def is_depthwise(module: Any) -> bool:
     """Tell if it is a convolution that keeps channels apart, one by one."""
-    convolves = isinstance(module, LAYERS[1]) and not isinstance(module, _ConvTransposeNd)
-    return convolves and 1 < module.groups == module.in_channels == module.out_channels
+    apart = module.groups == module.in_channels == module.out_channels
+    return apart and not isinstance(module, _ConvTransposeNd)
 
 
 def weight_axes(module: Any) -> tuple[int, int]:

@@ -1,7 +1,23 @@
-"""Who feeds whom: the layer that makes each unit, and the layers that read it."""
+"""Who feeds whom: the layer that makes each unit, and the layers that read it.
+
+Three passes over a model's structure, each of which leaves fewer units to be touched:
+
+- `companion.revival.graph.Graph` runs a copy once and notes what autograd and torch_pruning see.
+- `_group` asks it, for each activation of a report, for the layer that makes the units, the norms
+  between, and all that has places for them; what it knows to be unsafe becomes a `problem`.
+- `_tried` believes none of it. In both modes, and with either half of the units, it sets the
+  columns that read them to zero and gives the units other values: if an output moves, something
+  else reads them. Groups are tried together, and where that fails by halves, down to the one at
+  fault. That one may have been given wrong places: where channels have been flattened, k columns
+  belong to each unit, either side by side, as behind ``flatten`` of (channels, positions), or a
+  whole row of units apart, as behind one of (positions, channels). Both orders are tried, and
+  if neither is right, the units are left.
+"""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,13 +35,19 @@ from companion.revival.graph import (
     unit_axis,
     weight_axes,
 )
-from companion.revival.probing import ROUNDING, Probe, copied, far, same
+from companion.revival.probing import ROUNDING, Probe, far, same
 from companion.untouched import untouched
 
 if TYPE_CHECKING:
     from companion.detection import LayerReport, UnitReport
 
 __all__ = ["Reader", "UnitGroup", "UnitGroups", "find_groups", "unit_groups"]
+
+CHECKS = [(training, half) for training in (False, True) for half in (0, 1)]
+"""Ways to try groups: if in training mode, and which of every two units is disturbed.
+
+The other half goes on working, so that there is much to be disturbed.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +57,8 @@ class Reader:
     name: str  #: as in `model.named_modules()`
     module: Any
     places: np.ndarray  #: of each unit, of shape (n_units, k)
-    factors: frozenset[str] = (
-        frozenset()
-    )  #: layers that make what it reads, if not these units alone
+    #: layers that make what it reads, if not these units alone
+    factors: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +77,9 @@ class UnitGroup:
     problem: str = ""
 
     @property
-    def rows(self) -> np.ndarray:
-        """Places of the units in the layer that makes them."""
-        return np.arange(self.n_units)[:, None]
+    def makers(self) -> tuple[Reader, ...]:
+        """What makes the pre-activations: the layer, and the norms before the activation."""
+        return (Reader(self.producer, self.module, np.arange(self.n_units)[:, None]), *self.before)
 
     @property
     def norms(self) -> tuple[Reader, ...]:
@@ -89,11 +110,9 @@ class UnitGroups:
         for group in self.groups:
             norms = ", ".join(norm.name for norm in group.norms)
             readers = ", ".join(f"{r.name} ({r.places.shape[1]} each)" for r in group.readers)
-            made = (group.producer, norms, readers)
-            end = (f"cannot be touched: {group.problem}", "", "") if group.problem else made
-            rows.append((group.name, str(group.n_units), *end))
-        short = [row for row in rows if not row[2].startswith("cannot")]
-        widths = [max(len(row[i]) for row in (rows if i < 2 else short)) for i in range(5)]
+            end = f"cannot be touched: {group.problem}" if group.problem else readers
+            rows.append((group.name, str(group.n_units), group.producer, norms, end))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = ("  ".join(f"{cell:{w}}" for cell, w in zip(r, widths, strict=True)) for r in rows)
         return "\n".join(line.rstrip() for line in lines)
 
@@ -156,9 +175,7 @@ def find_groups(probe: Probe, report: UnitReport) -> UnitGroups:
     with untouched(probe.model):  # to read a weight under spectral norm moves its buffers
         graph = Graph(probe, report)
         modules = dict(probe.model.named_modules())
-        found = [_group(graph, modules, layer) for layer in report.layers]
-        tried = {group.name: group for group in _tried(probe, [g for g in found if not g.problem])}
-        return UnitGroups(tuple(tried.get(group.name, group) for group in found))
+        return UnitGroups(_tried(probe, [_group(graph, modules, layer) for layer in report.layers]))
 
 
 def _group(graph: Graph, modules: dict[str, Any], layer: LayerReport) -> UnitGroup:
@@ -190,7 +207,7 @@ def _group(graph: Graph, modules: dict[str, Any], layer: LayerReport) -> UnitGro
                 f"makes {width}"
             )
         graph.plain(producer)
-        first = tuple(Reader(norm, modules[norm], group.rows) for norm in before)
+        first = tuple(Reader(norm, modules[norm], np.arange(n)[:, None]) for norm in before)
         group = UnitGroup(name, n, producer, module, first, direct)
         return _members(graph, modules, group)
     except RefusalError as error:
@@ -230,74 +247,62 @@ def _members(graph: Graph, modules: dict[str, Any], group: UnitGroup) -> UnitGro
     return replace(group, after=tuple(after), beside=tuple(beside), readers=tuple(readers))
 
 
-def _tried(probe: Probe, groups: list[UnitGroup]) -> list[UnitGroup]:
-    """Try groups, all at once and then by halves; one that fails, in other orders of columns."""
-    if _all_read(probe, groups):
+def _tried(probe: Probe, groups: list[UnitGroup]) -> tuple[UnitGroup, ...]:
+    """Try the groups that have no problem yet, and name the problem of those that fail."""
+    for check in CHECKS:
+        sound = [group for group in groups if not group.problem]
+        found = {group.name: group for group in _sorted_out(probe, sound, check)}
+        groups = [found.get(group.name, group) for group in groups]
+    return tuple(groups)
+
+
+def _sorted_out(probe: Probe, groups: list[UnitGroup], check: tuple[bool, int]) -> list[UnitGroup]:
+    """Check groups all at once and then by halves; one that fails, in other orders of columns."""
+    if not groups or _unseen(probe, groups, *check):
         return groups
     if len(groups) > 1:
         half = len(groups) // 2
-        return _tried(probe, groups[:half]) + _tried(probe, groups[half:])
+        return _sorted_out(probe, groups[:half], check) + _sorted_out(probe, groups[half:], check)
     (group,) = groups
-    units = np.arange(group.n_units)[:, None]
-    for channels_first in (True, False):  # along a flattened axis
+    for apart in (False, True):  # a unit's columns are side by side, or a row of units apart
         readers = []
         for reader in group.readers:
             k = reader.module.weight.shape[weight_axes(reader.module)[1]] // group.n_units
-            at = np.arange(max(k, 1))
-            places = units * k + at if channels_first else units + group.n_units * at
-            readers.append(replace(reader, places=places))
+            shape = (k, group.n_units) if apart else (group.n_units, k)
+            places = np.arange(math.prod(shape)).reshape(shape)
+            readers.append(replace(reader, places=places.T if apart else places))
         way = replace(group, readers=tuple(readers))
-        if _all_read(probe, [way]):
+        if all(_unseen(probe, [way], *each) for each in CHECKS):
             return [way]
     problem = "something else reads its output too, or in a way that is not known"
     return [replace(group, problem=problem)]
 
 
-def _all_read(probe: Probe, groups: list[UnitGroup]) -> bool:
-    """Tell if the units can take other values, unseen, where their columns are zero.
-
-    It is tried with every second unit at a time, so that much is still there to be disturbed.
-    """
-    for training in (False, True):
-        for half in (0, 1) if groups else ():
-            zeroed = probe.copy().train(training)
-            with torch.no_grad():
-                for group in groups:
-                    for reader in group.readers:
-                        weight: Any = zeroed.get_submodule(reader.name).weight
-                        columns = torch.from_numpy(reader.places[half::2].ravel())
-                        axis = weight_axes(reader.module)[1]
-                        weight.index_fill_(axis, columns.to(weight.device), 0)
-            try:
-                expected = probe.outputs(copied(zeroed))
-            except Exception:  # one sample in a batch norm, or losses without targets
-                if not training:
-                    raise
-                continue
-            found = _disturbed(probe, zeroed, groups, half)
-            limits = [ROUNDING * far(t, t) for t in expected]
-            if not expected or not same(expected, found, limits):
-                return False
-    return True
-
-
-def _disturbed(probe: Probe, model: nn.Module, groups: list[UnitGroup], half: int) -> list[Tensor]:
-    """Run a copy in which every second unit of these groups has other values."""
+def _unseen(probe: Probe, groups: list[UnitGroup], training: bool, half: int) -> bool:
+    """Tell if every second unit can take other values, unseen, where its columns are zero."""
+    zeroed = probe.copy().train(training)
+    with torch.no_grad():
+        for group in groups:
+            for reader in group.readers:
+                weight: Any = zeroed.get_submodule(reader.name).weight
+                columns = torch.from_numpy(reader.places[half::2].ravel())
+                weight.index_fill_(weight_axes(reader.module)[1], columns.to(weight.device), 0)
+    try:
+        expected = probe.outputs(copy.deepcopy(zeroed))
+    except Exception:  # one sample in a batch norm, or losses without targets
+        return training
     called: set[str] = set()
     for group in groups:
-        maker = Reader(group.producer, group.module, group.rows)
-        last = (maker, *group.before)[-1]
 
-        def disturb(
-            module: Any, args: Any, output: Tensor, group: UnitGroup = group, last: Reader = last
-        ) -> Tensor:
-            called.add(group.name)
-            axis, output = unit_axis(last.module, output), output.clone()
-            index = torch.arange(half, group.n_units, 2, device=output.device)
+        def disturb(module: Any, args: Any, output: Tensor, name: str = group.name) -> Tensor:
+            called.add(name)
+            axis, output = unit_axis(module, output), output.clone()
+            index = torch.arange(half, output.shape[axis], 2, device=output.device)
             part = output.index_select(axis, index)
             noise = torch.from_numpy(np.random.default_rng(0).uniform(0.5, 1.5, part.shape))
             return output.index_copy_(axis, index, part.abs() + noise.to(part))
 
-        model.get_submodule(last.name).register_forward_hook(disturb)
-    found = probe.outputs(model)
-    return found if len(called) == len(groups) else []
+        zeroed.get_submodule(group.makers[-1].name).register_forward_hook(disturb)
+    found = probe.outputs(zeroed)
+    limits = [ROUNDING * far(t, t) for t in expected]
+    return len(called) == len(groups) and bool(expected) and same(expected, found, limits)

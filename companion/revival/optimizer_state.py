@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["STATES", "bare_optimizer", "check_optimizer", "held_keys", "reset_state", "start_again"]
+__all__ = ["STATES", "check_optimizer", "held_keys", "optimizer_of", "reset_state"]
 
 STATES = ("seed", "zero", "zero_step")
 """Rules for the optimizer's state, as `companion.revival.revive` explains them."""
@@ -22,12 +22,15 @@ _SQUARES = {"square_avg", "exp_avg_sq", "max_exp_avg_sq"}
 _COUNTS = {"step"}
 
 
-def bare_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """Take an optimizer out of what wraps it, as accelerate does."""
+def optimizer_of(model: nn.Module, optimizer: Any) -> torch.optim.Optimizer:
+    """Take a model's optimizer out of what wraps it, as accelerate does."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {optimizer!r}")
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    if not held & set(model.parameters()):
+        raise ValueError("optimizer must hold the model's parameters, but holds none of them")
     return optimizer
 
 
@@ -44,7 +47,7 @@ def check_optimizer(
     names: dict[Tensor, str] = {p: name for name, p in parameters.items()}
     for p, state in optimizer.state.items():
         for key, value in state.items():
-            if not isinstance(value, Tensor) or key in _COUNTS:
+            if not _per_weight(key, value):
                 continue
             if key not in _MOMENTS | _SQUARES or value.shape != p.shape:
                 raise ValueError(
@@ -87,13 +90,8 @@ def reset_state(
         shape = (*value.shape[:axis], *places.shape, *value.shape[axis + 1 :])
         value.index_copy_(axis, index, middle.unsqueeze(axis).expand(shape).flatten(axis, axis + 1))
     if rule == "zero_step" or (rule == "seed" and places.size == p.shape[axis]):
-        start_again(state)
-
-
-def start_again(state: dict[str, Any]) -> None:
-    """Set the count of steps, which all weights of a parameter share, to zero."""
-    if "step" in state:
-        state["step"] = state["step"].zero_() if isinstance(state["step"], Tensor) else 0
+        for key in _COUNTS & state.keys():
+            state[key] = 0 * state[key]  # a number or a tensor
 
 
 def _per_weight(key: str, value: object) -> bool:

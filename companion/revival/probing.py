@@ -64,7 +64,7 @@ class Probe:
         with torch.no_grad():
             for p in model.parameters():
                 if p.is_floating_point():
-                    signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
+                    signs = torch.randn(p.shape, generator=generator).sign().to(p)
                     p.mul_(1 + torch.finfo(p.dtype).eps * signs)
         return [ROUNDING * far(*pair) for pair in zip(before, self.outputs(model), strict=True)]
 

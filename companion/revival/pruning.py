@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,9 +18,6 @@ if TYPE_CHECKING:
     from companion.detection import UnitReport
 
 __all__ = ["prune"]
-
-Removal = dict[tuple[str, str, int], set[int]]
-"""Places to remove, by the module's name, the tensor's and the axis."""
 
 
 def prune(
@@ -84,21 +83,26 @@ def prune(
     True
     """
     probe = Probe(model, report, example, call)
-    chosen, left, constants = choose(probe, report, layers=layers, skip=skip, makes_bias=True)
+    chosen, left, constants = choose(probe, report, layers=layers, skip=skip, to_prune=True)
     for name, index in chosen.items():
         if len(index) == len(report[name]):
             chosen[name] = index[1:]  # a layer without units is none
     before, within = probe.outputs(probe.copy()), probe.tolerance()
-    trains = not _fails(probe, probe.copy().train())
+    trains = False
+    with suppress(Exception):  # of one sample in a batch norm, or losses without targets
+        probe.outputs(probe.copy().train())
+        trains = True
 
     def problem(chosen: Chosen) -> str:
         """Tell what is wrong with the model without these units."""
         smaller = _without(probe.model, chosen, constants)
-        modes = (False, True) if trains else (False,)
-        for error in [_fails(probe, copied(smaller).train(mode)) for mode in modes]:
-            if error:
-                return f"the model does not run without them ({error})"
-        after = probe.outputs(copied(smaller).eval())
+        try:
+            if trains:
+                probe.outputs(copy.deepcopy(smaller).train())
+            after = probe.outputs(smaller.eval())
+        except Exception as error:  # whatever a model says to another width
+            cause = error.__cause__ or error  # before it was given a name
+            return f"the model does not run without them ({type(cause).__name__}: {cause})"
         return "" if same(before, after, within) else "the function would change"
 
     accepted = without_harm(chosen, problem, left)
@@ -109,41 +113,27 @@ def prune(
     return smaller
 
 
-def _fails(probe: Probe, model: nn.Module) -> str:
-    """Run a copy, and return the error that it raises."""
-    try:
-        probe.outputs(model)
-    except Exception as error:  # whatever a model says to another width
-        cause = error.__cause__ or error  # before it was given a name
-        return f"{type(cause).__name__}: {cause}"
-    return ""
-
-
 def _without(model: nn.Module, chosen: Chosen, constants: Constants) -> nn.Module:
     """Copy a model without these units, whose constants go into biases."""
     smaller = copied(model)
-    gone: Removal = {}
-    taken: dict[str, set[int]] = {}
+    gone: dict[tuple[str, str, int], set[int]] = {}  # by module, tensor and axis, the places
+    for _, reader, added in constants.added(chosen):
+        _add(smaller.get_submodule(reader.name), added)
     for name, index in chosen.items():
         group = constants.groups[name]
         for reader in group.readers:
-            added = constants.added(name, index, reader, taken.setdefault(reader.name, set()))
-            module: Any = smaller.get_submodule(reader.name)
-            if added is not None:
-                _add(module, added)
-            places = gone.setdefault((reader.name, "weight", weight_axes(module)[1]), set())
+            axis = weight_axes(reader.module)[1]
+            places = gone.setdefault((reader.name, "weight", axis), set())
             places.update(reader.places[index].ravel().tolist())
-        rows = [(group.producer, group.rows), *((p.name, p.places) for p in group.beside)]
-        for part, entries in [*rows, *((norm.name, norm.places) for norm in group.norms)]:
+        for part in (*group.makers, *group.after, *group.beside):
             for own in ("weight", "bias", "running_mean", "running_var"):
-                axis = weight_axes(smaller.get_submodule(part))[0] if own == "weight" else 0
-                gone.setdefault((part, own, axis), set()).update(entries[index].ravel().tolist())
-        for part in constants.masks[name]:
-            gone.setdefault((part, "mask", -1), set()).update(index.tolist())
-    for (part, own, axis), places in gone.items():
-        _remove(smaller.get_submodule(part), own, axis, places)
-    for part in {part for part, _, _ in gone}:
-        _measure(smaller.get_submodule(part))
+                axis = weight_axes(part.module)[0] if own == "weight" else 0
+                places = gone.setdefault((part.name, own, axis), set())
+                places.update(part.places[index].ravel().tolist())
+    for (name, own, axis), places in gone.items():
+        _remove(smaller.get_submodule(name), own, axis, places)
+    for name in {name for name, _, _ in gone}:
+        _measure(smaller.get_submodule(name))
     return smaller
 
 
@@ -177,8 +167,6 @@ def _measure(module: Any) -> None:
         module.num_features = len(tensor) if tensor is not None else module.num_features
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
-    elif hasattr(module, "mask"):
-        module.width = module.mask.shape[-1]
     else:
         outs, ins = (module.weight.shape[axis] for axis in weight_axes(module))
         if isinstance(module, nn.Linear):
@@ -186,5 +174,5 @@ def _measure(module: Any) -> None:
         elif is_conv1d(module):
             module.nx, module.nf = ins, outs
         else:
-            module.groups = outs if module.groups > 1 else 1
+            module.groups = min(module.groups, outs)  # as many as there are, if depthwise
             module.out_channels, module.in_channels = outs, ins * module.groups

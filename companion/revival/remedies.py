@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from companion.checks import choice, real
+from companion.checks import choice, names, real
 from companion.detection import UnitReport, census
 from companion.detection.rounding import tied
 from companion.detection.session import bare
 from companion.revival.graph import unit_axis
 from companion.revival.groups import unit_groups
+from companion.revival.optimizer_state import optimizer_of
 
 __all__ = ["Centre", "Remedy", "centre_inputs", "lower_rate", "shift_bias", "swap_activation"]
 
@@ -159,12 +160,8 @@ def lower_rate(
     >>> lower_rate(net, sgd, torch.ones(1, 2)).changed
     ('learning rate of group 0: 0.5 -> 0.05',)
     """
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer must be a torch.optim.Optimizer, not {optimizer!r}")
+    optimizer = optimizer_of(bare(model), optimizer)
     real("factor", factor, 0, open_low=True)
-    held = {p for group in optimizer.param_groups for p in group["params"]}
-    if not held & set(model.parameters()):
-        raise ValueError("optimizer must hold the model's parameters, but holds none of them")
     before = census(model, loader, **options)
     changed = []
     for i, group in enumerate(optimizer.param_groups):
@@ -258,33 +255,27 @@ def shift_bias(
     1          2            2      0          0.0 %   50.0 %
     """
     net = bare(model)
-    if isinstance(layers, str):
-        raise TypeError(f"layers must be a list of names, not {layers!r}")
     real("p_active", p_active, 0, 1, open_low=True, open_high=True)
     choice("all_units", all_units, (True, False))
     before = census(net, loader, **options)
-    groups = unit_groups(net, before)
-    names = [layer.name for layer in before]
-    if wrong := [name for name in layers or () if name not in names]:
-        raise ValueError(f"layers must name activations of {names}, not {wrong[0]!r}")
+    chosen = names("layers", before.names if layers is None else layers, before.names)
     written: list[tuple[nn.Parameter, Tensor]] = []
     changed = []
     try:
-        for group in groups:
+        for group in unit_groups(net, before):
             index = np.arange(group.n_units)
             if not all_units:
                 index = np.flatnonzero(census(net, loader, **options)[group.name].dead)
-            if not len(index) or (layers is not None and group.name not in layers):
+            if not len(index) or group.name not in chosen:
                 continue
-            norms = [norm for norm in group.before if norm.module.bias is not None]
-            if group.module is None or not group.direct or len(group.before) > 1:
+            name, module = group.makers[-1].name, group.makers[-1].module
+            problem = ""
+            if module is None or not group.direct or len(group.before) > 1:
                 problem = group.problem or "something stands between it and its layer"
+            elif module.bias is None:
+                problem = f"{name} has no bias"
+            if problem:
                 raise ValueError(f"cannot shift the units of {group.name!r}: {problem}")
-            name, module = group.producer, group.module
-            if group.before:
-                name, module = group.before[-1].name, group.before[-1].module
-            if module.bias is None or (group.before and not norms):
-                raise ValueError(f"cannot shift the units of {group.name!r}: {name} has no bias")
             z, precision = _outputs(module, index, lambda: census(net, loader, **options))
             places = torch.from_numpy(index).to(module.bias.device)
             written.append((module.bias, module.bias.detach().clone()))

@@ -1,4 +1,17 @@
-"""Reset units: fresh weights in, none out, and nothing left of what killed them."""
+"""Reset units: fresh weights in, none out, and nothing left of what killed them.
+
+What `revive` does in turn, of which only the last step writes to the model:
+
+- `choose` takes the dead units of the report, and leaves those of a layer whose makers and readers
+  are not known (`companion.revival.groups`), that is frozen, or whose constants nobody can take.
+- `plan` lists what would be written (`companion.revival.edits`), with the numbers that the
+  generator gives next: for as long as units are only tried, these stay the same.
+- `without_harm` lets the plan be tried on a copy, whose outputs must stay as they are: all layers
+  at once, and if they do not, one after the other, so that only those that do harm are left.
+- `_estimate`, if there is a batch, sets running statistics in the plan to those of the batch.
+- Each edit is written, and what the optimizer keeps for it reset
+  (`companion.revival.optimizer_state`).
+"""
 
 from __future__ import annotations
 
@@ -10,17 +23,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import nn
 
 from companion.checks import choice, generator, real
 from companion.initialization import STDS
 from companion.revival.choice import Chosen, Constants, choose, refuse, without_harm
-from companion.revival.edits import Edit, Incoming, all_or_nothing, plan, tensor_of
+from companion.revival.edits import Edit, Incoming, plan, tensor_of
 from companion.revival.optimizer_state import (
     STATES,
-    bare_optimizer,
     check_optimizer,
     held_keys,
+    optimizer_of,
     reset_state,
 )
 from companion.revival.probing import Probe, same
@@ -37,7 +50,8 @@ class Touched:
 
     layer: str  #: the activation, as in the report
     tensor: str  #: as in `model.state_dict()`
-    axis: int  #: 0: rows, or entries; 1: columns
+    part: str  #: "rows" make units, "columns" read them, "entries" are one for each
+    axis: int  #: on which these are
     index: np.ndarray  #: along that axis
     now: str  #: what stands there now
     state: tuple[str, ...] = ()  #: what the optimizer keeps for these places, and was reset
@@ -61,8 +75,9 @@ class Revival:
     def __str__(self) -> str:
         rows = [("layer", "tensor", "places", "now", "optimizer's state")]
         for item in self.touched:
-            kind = "columns" if item.axis else "rows" if " std " in item.now else ""
-            places = f"{kind} {_short(item.index)}".strip()
+            places = _short(item.index)
+            if item.part != "entries":
+                places = f"{item.part} {places}"
             rows.append((item.layer, item.tensor, places, item.now, ", ".join(item.state)))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = ["  ".join(f"{c:{w}}" for c, w in zip(r, widths, strict=True)) for r in rows]
@@ -170,7 +185,7 @@ def revive(
     At τ = 0 the function stays the same. What dead units put out, as behind a batch norm or where
     a sigmoid is stuck at 1, goes into the biases of the next layer; where that pads with zeros or
     has no bias, this cannot be, and the layer is left. In training mode the function is the same
-    if no batch norm stands behind the activation. Gradients that wait at written places become 0.
+    if no batch norm stands behind the activation. Gradients that wait at fresh weights become 0.
     If two layers in a row are reset as a whole, the weights between them are zero and no gradient
     passes a ReLU there: the record's `warnings` say so, and the weights should be drawn anew.
     Under DistributedDataParallel, call it on every rank with a generator of the same seed and the
@@ -199,13 +214,10 @@ def revive(
     (True, 0)
     """
     start = check_options(rng, tau, state, incoming)
-    if not isinstance(dry_run, bool | np.bool_):
-        raise TypeError(f"dry_run must be True or False, not {dry_run!r}")
-    optimizer = None if optimizer is None else bare_optimizer(optimizer)
+    choice("dry_run", dry_run, (True, False))
     probe = Probe(model, report, example, call)
-    chosen, left, constants = choose(
-        probe, report, tau=tau, units=units, layers=layers, skip=skip, frozen=True
-    )
+    optimizer = None if optimizer is None else optimizer_of(probe.model, optimizer)
+    chosen, left, constants = choose(probe, report, tau=tau, units=units, layers=layers, skip=skip)
     before, within = probe.outputs(probe.copy()), probe.tolerance()
 
     def planned(chosen: Chosen) -> tuple[list[Edit], np.random.Generator]:
@@ -217,37 +229,38 @@ def revive(
         """Tell if outputs change; of living units, if they are more than no longer read."""
         edits, expected = planned(chosen)[0], before
         if any(not report[name].dead[index].all() for name, index in chosen.items()):
-            expected = _outputs(probe, [edit for edit in edits if edit.unread])
-        found = _outputs(probe, edits)
+            unread = [edit for edit in edits if edit.add or edit.part == "columns"]
+            expected = probe.outputs(_edited(probe, unread))
+        found = probe.outputs(_edited(probe, edits))
         return "" if same(expected, found, within) else "the function would change"
 
     accepted = without_harm(chosen, problem, left)
     refuse(left, units, layers)
     edits, end = planned(accepted)
-    written = {edit.name: tensor_of(probe.model, edit.name) for edit in edits}
-    own = {name: t for name, t in written.items() if isinstance(t, nn.Parameter)}
+    if batch is not None:
+        _estimate(probe, edits, batch)
     if optimizer is not None:
+        written = {edit.name: tensor_of(probe.model, edit.name) for edit in edits}
+        own = {name: t for name, t in written.items() if isinstance(t, nn.Parameter)}
         check_optimizer(optimizer, own)
-    if not dry_run:
-        with all_or_nothing([*written.values()], optimizer), torch.no_grad():
+    if not dry_run:  # nothing that could fail is left
+        with torch.no_grad():
             for edit in edits:
                 tensor = edit.apply(probe.model)
                 if optimizer is not None and not edit.add:
                     reset_state(optimizer, tensor, edit.axis, edit.places, edit.living, state)
-            if batch is not None:
-                _estimate(probe, accepted, constants, batch)
         start.bit_generator.state = end.bit_generator.state
     touched = tuple(_touched(edit, probe.model, optimizer, state) for edit in edits)
     return Revival(accepted, touched, left, dry_run, tuple(_deadlocks(accepted, constants)))
 
 
-def _outputs(probe: Probe, edits: list[Edit]) -> list[Tensor]:
-    """Return what a copy puts out with these edits."""
+def _edited(probe: Probe, edits: list[Edit]) -> nn.Module:
+    """Copy the model with these edits."""
     model = probe.copy()
     with torch.no_grad():
         for edit in edits:
             edit.apply(model)
-    return probe.outputs(model)
+    return model
 
 
 def check_options(rng: Any, tau: Any, state: Any, incoming: Any) -> np.random.Generator:
@@ -276,28 +289,22 @@ def _deadlocks(chosen: Chosen, constants: Constants) -> Iterator[str]:
 def _touched(edit: Edit, model: nn.Module, optimizer: Any, rule: str) -> Touched:
     keys = () if edit.add else held_keys(optimizer, tensor_of(model, edit.name), rule)
     index = np.sort(edit.places.ravel())
-    return Touched(edit.layer, edit.name, edit.axis, index, edit.now, keys)
+    return Touched(edit.layer, edit.name, edit.part, edit.axis, index, edit.now, keys)
 
 
-def _estimate(probe: Probe, chosen: Chosen, constants: Constants, batch: Any) -> None:
-    """Set the running statistics of fresh entries to those of a batch, from layer to layer."""
-    model = probe.copy()
-    norms = [
-        (norm.name, norm.places[index].ravel())
-        for name, index in chosen.items()
-        for norm in constants.groups[name].norms
-        if norm.module.running_mean is not None
-    ]
-    for name, places in norms:
-        index = torch.from_numpy(places)
+def _estimate(probe: Probe, edits: list[Edit], batch: Any) -> None:
+    """Let fresh running statistics be those of a batch, from layer to layer."""
+    statistics: dict[str, Any] = {"running_mean": torch.mean, "running_var": torch.var}
+    model = _edited(probe, edits)
+    for edit in edits:
+        name, _, attribute = edit.name.rpartition(".")
+        if attribute in statistics:
 
-        def look(module: Any, args: tuple[Tensor, ...], index: Tensor = index) -> None:
-            x = args[0].transpose(0, 1).flatten(1)[index.to(args[0].device)]
-            module.running_mean[index], module.running_var[index] = x.mean(1), x.var(1)
+            def look(module: Any, args: Any, edit: Edit = edit, own: str = attribute) -> None:
+                index = torch.from_numpy(edit.places.ravel()).to(args[0].device)
+                values = args[0].transpose(0, 1).flatten(1)[index]
+                edit.values, edit.now = statistics[own](values, 1), "of the batch"
+                edit.apply(model)
 
-        model.get_submodule(name).register_forward_pre_hook(look)
+            model.get_submodule(name).register_forward_pre_hook(look)
     probe.outputs(model, batch)
-    for name, places in norms:
-        for attribute in ("running_mean", "running_var"):
-            old = tensor_of(probe.model, f"{name}.{attribute}")
-            old[places] = tensor_of(model, f"{name}.{attribute}")[places]

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from companion.checks import whole
+from companion.checks import names, whole
 from companion.detection import census
 from companion.detection.session import bare
-from companion.revival.choice import check_names
 from companion.revival.edits import Incoming
-from companion.revival.optimizer_state import bare_optimizer
+from companion.revival.optimizer_state import optimizer_of
 from companion.revival.resets import Revival, check_options, revive
 
 if TYPE_CHECKING:
@@ -113,14 +112,10 @@ def revive_every(
     >>> [revival.n_units for revival in reviver.revivals]
     [3, 0, 0]
     """
-    bare(model)
+    optimizer = optimizer_of(bare(model), optimizer)
     generator = check_options(rng, tau, state, incoming)
-    for name, given in (("layers", layers), ("skip", skip)):
-        check_names(name, given)
-    optimizer = bare_optimizer(optimizer)
-    held = {p for group in optimizer.param_groups for p in group["params"]}
-    if not held & set(model.parameters()):
-        raise ValueError("optimizer must hold the model's parameters, but holds none of them")
+    for name, given in (("layers", layers or ()), ("skip", skip)):
+        names(name, given, given)  # which there are, a report will tell
     if not callable(source) and (
         not isinstance(source, Iterable) or isinstance(source, str | bytes | Mapping)
     ):
