@@ -21,7 +21,6 @@ from companion.initialization import he_normal
 from companion.revival import (
     Centre,
     centre_inputs,
-    lower_rate,
     prune,
     revive,
     revive_every,
@@ -30,6 +29,7 @@ from companion.revival import (
     unit_groups,
 )
 from companion.revival.graph import Graph
+from companion.revival.probing import ROUNDING, Probe, far
 
 
 @pytest.fixture(autouse=True)
@@ -2431,22 +2431,17 @@ def test_centred_inputs_have_mean_zero(shape):
     assert centre_inputs(model, torch.ones(3, *shape), scale=True).model[0].scale.eq(1).all()
 
 
-def test_a_lower_rate_wakes_nothing():
+def test_rounding_is_what_the_last_digits_of_the_weights_move():
     model, x, _ = dying("mlp")
-    groups = [{"params": model[0].parameters(), "lr": torch.tensor(0.5)},
-              {"params": model[2:].parameters()}]  # fmt: skip
-    optimizer = torch.optim.Adam(groups, lr=1.0, foreach=False)
-    done = lower_rate(model, optimizer, x, factor=0.1)
-    assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.05, 0.1])
-    assert str(done.before) == str(done.after)
-    for bad in (0, math.inf):
-        with pytest.raises(ValueError, match="factor must be"):
-            lower_rate(model, optimizer, x, factor=bad)
-    with pytest.raises(ValueError, match="holds none of them"):
-        lower_rate(linear(), optimizer, x)
-    with pytest.raises(TypeError, match="optimizer must be"):
-        lower_rate(model, "adam", x)
-    assert float(optimizer.param_groups[1]["lr"]) == pytest.approx(0.1)
+    probe = Probe(model, census(model, x), x, None)
+    (within,), (output,) = probe.tolerance(), probe.outputs(probe.copy())
+    eps = torch.finfo(output.dtype).eps
+    assert eps * output.abs().max() <= within / ROUNDING <= 20 * eps * output.abs().max()
+    whole = torch.arange(3)
+    assert far(whole, whole) == 0
+    assert far(whole, whole + 1) == far(whole, whole[:2]) == math.inf
+    assert far(torch.tensor([3.0, -8.0]), torch.tensor([3.0, -8.0])) == 8 * torch.finfo().eps
+    assert far(torch.tensor([3.0, -8.0]), torch.tensor([3.5, -8.0])) == 0.5
 
 
 def test_every_public_name_is_documented():

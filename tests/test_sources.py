@@ -19,7 +19,8 @@ CONTENTS: dict[str, dict[str, Any]] = yaml.safe_load((BOOK / "sources.yml").read
 DOCUMENTS, STATEMENTS = CONTENTS["documents"], CONTENTS["statements"]
 VERDICTS = {"true", "true-with-condition", "imprecise", "false", "untestable-outlook"}
 NEEDED = {"topic", "verdict", "lines", "under", "says", "means"}
-KEYS = NEEDED | {"answer", "page", "section", "same_as", "plain", "reconsidered", "looked_up", "needs"}
+KEYS = NEEDED | {"answer", "page", "section", "same_as", "plain"}
+KEYS |= {"reconsidered", "looked_up", "needs"}
 LINK = re.compile(r"\]\(claim:([a-z0-9-]+)\)")
 
 

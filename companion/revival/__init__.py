@@ -34,7 +34,6 @@ from companion.revival.remedies import (
     Centre,
     Remedy,
     centre_inputs,
-    lower_rate,
     shift_bias,
     swap_activation,
 )
@@ -44,6 +43,6 @@ from companion.revival.trial import Outcome, Trial, trial
 
 __all__ = [
     "Centre", "Outcome", "Reader", "Remedy", "Revival", "Reviver", "Touched", "Trial", "UnitGroup",
-    "UnitGroups", "centre_inputs", "lower_rate", "prune", "revive", "revive_every", "shift_bias",
+    "UnitGroups", "centre_inputs", "prune", "revive", "revive_every", "shift_bias",
     "swap_activation", "trial", "unit_groups",
 ]  # fmt: skip

@@ -17,9 +17,8 @@ from companion.detection.rounding import tied
 from companion.detection.session import bare
 from companion.revival.graph import unit_axis
 from companion.revival.groups import unit_groups
-from companion.revival.optimizer_state import optimizer_of
 
-__all__ = ["Centre", "Remedy", "centre_inputs", "lower_rate", "shift_bias", "swap_activation"]
+__all__ = ["Centre", "Remedy", "centre_inputs", "shift_bias", "swap_activation"]
 
 CONSTANT = 1e-12
 """A feature whose standard deviation is at most this share of its mean does not vary."""
@@ -118,60 +117,6 @@ def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> N
         for name, child in list(parent._modules.items()):
             if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]
-
-
-def lower_rate(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loader: Any,
-    *,
-    factor: float = 0.1,
-    **options: Any,
-) -> Remedy:
-    """Multiply the learning rates of an optimizer, in place, which wakes nothing by itself.
-
-    The report shows it: before and after are the same, and stay so for a unit in the first layer.
-    A schedule that computes rates from its own base undoes it with the next step.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Whose parameters the optimizer holds.
-    optimizer : torch.optim.Optimizer
-        The rates of all its groups are multiplied.
-    loader
-        For `companion.detection.census`, as are the keywords `options`.
-    factor : float, default 0.1
-        Positive.
-
-    Returns
-    -------
-    Remedy
-
-    Raises
-    ------
-    ValueError, TypeError
-        If the factor is not positive and finite, or the optimizer holds no parameter of the model.
-
-    Examples
-    --------
-    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
-    >>> sgd = torch.optim.SGD(net.parameters(), lr=0.5)
-    >>> lower_rate(net, sgd, torch.ones(1, 2)).changed
-    ('learning rate of group 0: 0.5 -> 0.05',)
-    """
-    optimizer = optimizer_of(bare(model), optimizer)
-    real("factor", factor, 0, open_low=True)
-    before = census(model, loader, **options)
-    changed = []
-    for i, group in enumerate(optimizer.param_groups):
-        old = float(group["lr"])
-        if isinstance(group["lr"], Tensor):
-            group["lr"].mul_(factor)
-        else:
-            group["lr"] *= factor
-        changed.append(f"learning rate of group {i}: {old:g} -> {float(group['lr']):g}")
-    return Remedy(model, before, census(model, loader, **options), tuple(changed))
 
 
 class Centre(nn.Module):
