@@ -12,11 +12,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
 from docutils import nodes
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -39,6 +41,19 @@ TOPICS = {
     "errata-and-references": "errata and references",
     "outlook": "outlook",
 }
+WORDS = """
+A verdict is about the clause as it stands. **Right, with a condition**: it holds in some nets and
+not in others; the answer names the condition. **Imprecise**: right in the main, wrong in a part.
+**Wrong**: its own point does not hold. **Outlook**: a wish or a forecast, which no run decides.
+
+The nets of the answers are small, and read ten kinds of handwritten digits, so that a guess gets
+one of ten right. *Xavier's* and *He's rule* set the size of the initial weights
+([Initialization](initialization.ipynb)). A *residual connection* adds what a layer got to what it
+puts out. The *usual rate* of Adam is $0.001$, of plain descent about $0.1$. A unit is *dead* if its
+slope is zero for every example; a sum before the activation is its *pre-activation*.
+"""
+"""What a reader of any of these pages has to know."""
+
 Row = dict[str, Any]
 
 
@@ -129,7 +144,11 @@ class Head(Cards):
             title = self.env.app.source_pages[page][""]
             link = f'<li><a href="{page}.html">{escape(title)}</a>: '
             made += [raw(link), nodes.inline("", "", *found), raw("</li>")]
-        return [*made, raw("</ol>"), raw(choices(rows))]
+        words = nodes.container()
+        self.state.nested_parse(StringList(WORDS.strip().splitlines()), 0, words)
+        start = '<details class="fold more"><summary>Verdicts and words</summary>'
+        made += [raw("</ol>"), raw(start), *words.children, raw("</details>")]
+        return [*made, raw(choices(rows))]
 
 
 class Statements(Sources):
@@ -139,20 +158,21 @@ class Statements(Sources):
     final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
-        """Make a row for each; plain truths and repeats stand together at the end."""
+        """Make a row for each; plain truths and repeats fold where they stand."""
         document, heading = self.arguments
         rows = self.rows(document)
-        here = {id: row for id, row in rows.items() if row["under"] == heading}
+        here = [(id, row) for id, row in rows.items() if row["under"] == heading]
         if not here:
             raise self.error(f"{document} says nothing under {heading!r}")
         made: list[nodes.Node] = []
-        for id, row in here.items():
-            if not (row.get("plain") or "same_as" in row):
+        for folds, group in groupby(here, lambda pair: "same_as" in pair[1] or "plain" in pair[1]):
+            if folds:
+                made += self.fold(dict(group))
+                continue
+            for id, row in group:
                 again = [other for other, r in rows.items() if r.get("same_as") == id]
                 made += self.row(id, row, again)
-        plain = {id: row for id, row in here.items() if row.get("plain") and "same_as" not in row}
-        repeats = {id: row for id, row in here.items() if "same_as" in row}
-        return [*made, *self.fold(plain, repeats)]
+        return made
 
     def row(self, id: str, row: Row, again: list[str]) -> Iterator[nodes.Node]:
         """One statement: clause, translation, verdict, answer, and where it is taught."""
@@ -184,15 +204,14 @@ class Statements(Sources):
         found: list[nodes.Node] = self.state.inline_text(link, self.lineno)[0]
         return found
 
-    def fold(self, plain: dict[str, Row], repeats: dict[str, Row]) -> Iterator[nodes.Node]:
-        """What needs no answer of its own, in a fold."""
-        if not plain and not repeats:
-            return
-        counted = [f"{len(plain)} more that {'is' if len(plain) == 1 else 'are'} right"]
-        again = f"{len(repeats)} said before"
-        said = ", ".join(counted * bool(plain) + [again] * bool(repeats))
-        yield raw(f'<details class="fold also"><summary>{said[0].upper() + said[1:]}</summary>')
-        for id, row in (plain | repeats).items():
+    def fold(self, rows: dict[str, Row]) -> Iterator[nodes.Node]:
+        """Fold what needs no answer of its own."""
+        repeats = sum("same_as" in row for row in rows.values())
+        plain = len(rows) - repeats
+        said = [f"{plain} plain truth{'s' * (plain > 1)}"] * bool(plain)
+        said += [f"{repeats} said before"] * bool(repeats)
+        yield raw(f'<details class="fold also"><summary>{", ".join(said)}</summary>')
+        for id, row in rows.items():
             yield raw(f'<article class="statement {row["verdict"]} {row["topic"]}" id="{id}">')
             yield from self.clause(row)
             yield from self.paragraph(row["means"], "means")
@@ -238,7 +257,7 @@ def choices(rows: dict[str, Row]) -> str:
                 box = f'<input type="radio" name="{key}" value="{value}"/>'
                 labels += f"<label>{box} {name} {counts[value]}</label>"
                 shown = f'.bd-article:has(.choices [value="{value}"]:checked)'
-                hidden.append(f"{shown} .statement:not(.{value})")
+                hidden += [f"{shown} .statement:not(.{value})", f"{shown} .also:not(:has(.{value}))"]
         made += f"<fieldset><legend>{legend}</legend>{labels}</fieldset>"
     return f"{made}</div><style>@media screen{{{','.join(hidden)}{{display:none}}}}</style>"
 
