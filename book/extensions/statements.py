@@ -257,7 +257,10 @@ def choices(rows: dict[str, Row]) -> str:
                 box = f'<input type="radio" name="{key}" value="{value}"/>'
                 labels += f"<label>{box} {name} {counts[value]}</label>"
                 shown = f'.bd-article:has(.choices [value="{value}"]:checked)'
-                hidden += [f"{shown} .statement:not(.{value})", f"{shown} .also:not(:has(.{value}))"]
+                hidden += [
+                    f"{shown} .statement:not(.{value})",
+                    f"{shown} .also:not(:has(.{value}))",
+                ]
         made += f"<fieldset><legend>{legend}</legend>{labels}</fieldset>"
     return f"{made}</div><style>@media screen{{{','.join(hidden)}{{display:none}}}}</style>"
 
