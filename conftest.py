@@ -12,6 +12,7 @@ import yaml
 os.environ["TQDM_DISABLE"] = "1"  # no progress bars in tests, nor in the notebooks they run
 
 pytest_plugins = ("tests.comparison",)
+collect_ignore = ["book/listings"]  # programs of the sources, some for TensorFlow
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
