@@ -1939,7 +1939,12 @@ BAD = [
     (inputs(9), {"batch_first": "no"}, TypeError, "batch_first must be True or False"),
     (inputs(9), {"progress": "yes"}, TypeError, "progress must be"),
     (inputs(9, 4), {}, ValueError, r"loader must be .* \(9, 4\) it .*cannot be multiplied"),
-    ([(inputs(9, 4), torch.zeros(9))], {}, ValueError, r"loader must be .* \(9, 4\) it .*cannot be multiplied"),
+    (
+        [(inputs(9, 4), torch.zeros(9))],
+        {},
+        ValueError,
+        r"loader must be .* \(9, 4\) it .*cannot be multiplied",
+    ),
     (inputs(9).to_sparse(), {}, ValueError, "loader must be dense"),
     (np.array([None, 1]), {}, TypeError, "loader must be an array of numbers"),
     (np.array(["a"]), {}, TypeError, "loader must be an array of numbers"),
