@@ -1126,6 +1126,40 @@ def test_tokens_may_have_their_samples_second():
     assert (layer.n_seen, layer.n_values) == (12, 60)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z, k: functional.leaky_relu(z, k),
+        lambda z, k: functional.threshold(z, k, 0.0),
+        lambda z, k: z.clamp(min=k),
+        lambda z, k: functional.elu(z, alpha=k),
+        lambda z, k: functional.softplus(z, beta=20 * k),
+    ],
+)
+def test_numbers_that_a_function_is_given_may_change_from_pass_to_pass(function):
+    class Net(nn.Module):
+        k = 0.0
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return function(self.layer(x), self.k)
+
+    net, z = Net(), torch.linspace(-3, 3, 60).reshape(20, 3)
+    expected = []
+    with watch(net) as watched:
+        for net.k in (0.9, 0.5, 0.1, 0.9, 0.0):
+            net(z)
+            with watch(net) as once:
+                net(z)
+            expected.append(once.report()[0])
+    found = watched.report()[0]
+    np.testing.assert_array_equal(found.active, 2 * sum(layer.active for layer in expected))
+    np.testing.assert_array_equal(found.steep, 2 * sum(layer.steep for layer in expected))
+
+
 def test_a_batch_may_be_shorter_than_the_samples_asked_for():
     net = perceptron()
     with watch(net, samples=10) as watched:

@@ -97,7 +97,11 @@ def _inputs(model: nn.Module, inputs: Any, layers: set[str]) -> dict[str, Tensor
     """Run the model; return what each of these layers receives at first, and "" the model."""
     given: dict[str, Tensor] = {}
     if not isinstance(inputs, Mapping):  # as tokenizers make them
-        inputs = as_tensor("inputs", inputs)
+        try:
+            inputs = as_tensor("inputs", inputs)
+        except TypeError as error:
+            what = "one batch of what the model takes, an array, a tensor or a dict"
+            raise TypeError(f"inputs must be {what}, not {type(inputs).__name__}") from error
         if not inputs.ndim or not len(inputs):
             raise ValueError("inputs must hold one sample at least, along the first axis")
 

@@ -94,6 +94,7 @@ class Call:
     base: str = ""  #: the same without a number
     path: str = ""  #: of the module that called it
     step: int = -1  #: among the functions of the pass; -1 for a module
+    numbers: tuple[Any, ...] = ()  #: what the function was given beside tensors, such as a slope
 
 
 @dataclass(eq=False)
@@ -162,6 +163,7 @@ class Flow(TorchFunctionMode):
         self.plan, self.light = plan or Plan(), plan is not None
         self.plain = True  # whether another pass may go by what this one called
         self._step_number = -1
+        self._numbers: tuple[Any, ...] = ()  # of the function that runs
         self.path: list[str] = [""]
         self.muted = 0  # how many modules that are activations run at present
         self.place = 0  # of the last call, in their order
@@ -209,7 +211,7 @@ class Flow(TorchFunctionMode):
                 call = self.plan.calls.get(number)
                 if call is None:
                     return func(*args, **kwargs)
-                if call.path == self.path[-1]:
+                if call.path == self.path[-1] and call.numbers == _numbers(args, kwargs):
                     return self._repeat(call, func, args, kwargs)
             self.light = False
         else:
@@ -219,6 +221,7 @@ class Flow(TorchFunctionMode):
             name = name if name in {"T", "mT", "H", "mH"} else "size"
         if name in _DULL or torch.compiler.is_compiling():
             return func(*args, **kwargs)
+        self._numbers = _numbers(args, kwargs)
         name, in_place = _plain(name, args, kwargs)
         given: list[Tensor] = []
         step = None
@@ -391,6 +394,7 @@ class Flow(TorchFunctionMode):
         """Note what a tensor is a function of; it is judged when nothing more is added to it."""
         formula, trail = step.formula, step.trail
         loose = rule is not None and rule.kind == "clamp" and trail.units is None
+        loose &= self._step_number not in self.plan.calls  # behind a layer, an earlier pass found
         if rule is not None and not trail.fixed and not loose:
             call = self._call(rule, step.z, t, step.trail, path)
             formula = replace(formula, calls=(*formula.calls, call))
@@ -405,7 +409,7 @@ class Flow(TorchFunctionMode):
         if name is None:
             name, step = f"{self.path[-1]}.{rule.kind}()".removeprefix("."), self._step_number
         label = self.label(name)
-        return Call(rule, z, h, trail, self.place, label, name, self.path[-1], step)
+        return Call(rule, z, h, trail, self.place, label, name, self.path[-1], step, self._numbers)
 
     def _whole(self, t: Tensor, formula: _Formula, kind: str, path: str | None) -> Call:
         """Take a formula for one activation; as it holds tensors of this pass, no plan can."""
@@ -486,6 +490,12 @@ def first_tensor(args: Any, kwargs: Any) -> Tensor | None:
     if args and isinstance(args[0], Tensor):
         return args[0]
     return next(iter(tensors_in((args, kwargs))), None)
+
+
+def _numbers(args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Collect what a function is given beside tensors: a rule stands on it."""
+    named = [(key, value) for key, value in kwargs.items() if isinstance(value, _NUMBERS)]
+    return (*(value for value in args if isinstance(value, _NUMBERS)), *named)
 
 
 def _plain(name: str, args: Any, kwargs: Mapping[str, Any]) -> tuple[str, bool]:
