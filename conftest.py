@@ -1,4 +1,4 @@
-"""Make every pytest run strict, also that of a single notebook, and count the sources at home."""
+"""Make every pytest run strict, also that of one notebook, and count what the sources wait for."""
 
 from __future__ import annotations
 

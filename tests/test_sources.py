@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from companion.claims.records import read_claims
+from tests.website import article
 
 BOOK = Path(__file__).parent.parent / "book"
 CONTENTS: dict[str, dict[str, Any]] = yaml.safe_load((BOOK / "sources.yml").read_text())
@@ -89,6 +90,23 @@ def test_all_statements_are_listed():
 @pytest.mark.parametrize("id", STATEMENTS)
 def test_statement_is_answered_where_it_says(id):
     assert fault(id, STATEMENTS, PAGES, CLAIMS) == ""
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_each_statement_stands_once_on_its_documents_page_with_its_verdict(document):
+    rows = {id: row for id, row in STATEMENTS.items() if id.startswith(document)}
+    shown = article(DOCUMENTS[document]["stem"]).select("article.statement")
+    assert [tag["id"] for tag in shown] == [*rows]
+    for tag, row in zip(shown, rows.values(), strict=True):
+        folded = tag.find_parent("details") is not None
+        assert folded == ("plain" in row or "same_as" in row), tag["id"]
+        assert row["verdict"] in tag["class"]
+        assert tag.select_one(".answer") is not None or "same_as" in row
+        linked = {a["href"].rpartition("#")[2] for a in tag.select("a.claim")}
+        assert linked == {*LINK.findall(row.get("answer", ""))}
+        if first := row.get("same_as"):
+            assert tag.select(f'.verdict a[href="#{first}"]')
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -91,8 +91,8 @@ class Sources(SphinxDirective):
     def clause(self, row: Row) -> list[nodes.Node]:
         """The document's own words."""
         says = row["says"]
-        whole = "&" not in says if "\\end" not in says else "\\begin" in says
-        if "$" in says or ("\\" in says and whole and says.count("\\begin") == says.count("\\end")):
+        whole = says.count("\\begin") == says.count("\\end")
+        if "$" in says or ("\\" in says and whole):
             return self.paragraph(says if "$" in says else f"${says}$", "says")
         words = nodes.inline("", says, classes=["language-zh"])
         return [nodes.paragraph("", "", words, classes=["says"])]
@@ -166,23 +166,26 @@ class Statements(Sources):
             raise self.error(f"{document} says nothing under {heading!r}")
         made: list[nodes.Node] = []
         for folds, group in groupby(here, lambda pair: "same_as" in pair[1] or "plain" in pair[1]):
-            if folds:
-                made += self.fold(dict(group))
-                continue
-            for id, row in group:
+            part = dict(group)
+            made += self.summary(part) if folds else []
+            for id, row in part.items():
                 again = [other for other, r in rows.items() if r.get("same_as") == id]
                 made += self.row(id, row, again)
+            made += [raw("</details>")] if folds else []
         return made
 
     def row(self, id: str, row: Row, again: list[str]) -> Iterator[nodes.Node]:
         """One statement: clause, translation, verdict, answer, and where it is taught."""
         sign, word = VERDICTS[row["verdict"]]
+        first = row.get("same_as")
+        as_in = f' · as in <a href="#{first}">{first}</a>' if first else ""
+        badge = f'<span class="badge">{sign} {word}</span>'
         yield raw(f'<article class="statement {row["verdict"]} {row["topic"]}" id="{id}">')
         yield from self.clause(row)
         yield from self.paragraph(row["means"], "means")
-        badge = f'<span class="badge">{sign} {word}</span>'
-        yield raw(f'<p class="verdict">{badge} <a class="id" href="#{id}">{id}</a></p>')
-        yield from self.paragraph(row["answer"], "answer")
+        yield raw(f'<p class="verdict">{badge} <a class="id" href="#{id}">{id}</a>{as_in}</p>')
+        if "answer" in row:
+            yield from self.paragraph(row["answer"], "answer")
         where = self.where(row)
         if again:
             links = ", ".join(f'<a href="#{other}">{other}</a>' for other in again)
@@ -204,27 +207,13 @@ class Statements(Sources):
         found: list[nodes.Node] = self.state.inline_text(link, self.lineno)[0]
         return found
 
-    def fold(self, rows: dict[str, Row]) -> Iterator[nodes.Node]:
-        """Fold what needs no answer of its own."""
+    def summary(self, rows: dict[str, Row]) -> list[nodes.Node]:
+        """What stands on a fold of rows that need no answer of their own."""
         repeats = sum("same_as" in row for row in rows.values())
         plain = len(rows) - repeats
         said = [f"{plain} plain truth{'s' * (plain > 1)}"] * bool(plain)
         said += [f"{repeats} said before"] * bool(repeats)
-        yield raw(f'<details class="fold also"><summary>{", ".join(said)}</summary>')
-        for id, row in rows.items():
-            yield raw(f'<article class="statement {row["verdict"]} {row["topic"]}" id="{id}">')
-            yield from self.clause(row)
-            yield from self.paragraph(row["means"], "means")
-            sign, word = VERDICTS[row["verdict"]]
-            badge = f'<span class="badge">{sign} {word}</span>'
-            first = row.get("same_as")
-            as_in = f' · as in <a href="#{first}">{first}</a>' if first else ""
-            yield raw(f'<p class="verdict">{badge} <a class="id" href="#{id}">{id}</a>{as_in}</p>')
-            if row.get("answer"):
-                yield from self.paragraph(row["answer"], "answer")
-            yield nodes.paragraph("", "", *self.where(row), classes=["where"])
-            yield raw("</article>")
-        yield raw("</details>")
+        return [raw(f'<details class="fold also"><summary>{", ".join(said)}</summary>')]
 
 
 def raw(html: str) -> nodes.raw:

@@ -162,7 +162,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
         *HERE.rglob("*.*"),
         *HERE.parent.glob("assets/*.*"),
         *HERE.parent.glob("replication.json"),
-        *HERE.parent.glob("sources.yml"),
     ]
     stamps = sorted(path.stat().st_mtime for path in paths)
     app.add_config_value("website", stamps, "env")  # one has changed: build anew
