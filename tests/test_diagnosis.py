@@ -323,7 +323,8 @@ def test_of_many_layers_the_worst_are_printed():
     assert [text.partition(":")[0] for text in finding.evidence] == ["50", "40", "30", "20", "10"]
     printed = str(finding).splitlines()
     assert len(printed) == 6
-    assert printed[-1] == "   (1 more; these are the worst. evidence has all)"
+    assert printed[0] == "units dead in 10, 40, 20, 30 and 1 more (chapter dead_relu)"
+    assert printed[-1] == "   (1 more, none of them worse; .evidence has all)"
     (finding,) = diagnose(UnitReport(tuple(parts[:4])))
     assert [text.partition(":")[0] for text in finding.evidence] == ["10", "40", "20", "30"]
     assert len(str(finding).splitlines()) == 5

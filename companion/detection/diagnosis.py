@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -61,12 +61,12 @@ class Finding:
     page: str  #: the chapter that explains it, by its file's stem
 
     def __str__(self) -> str:
-        where = f" in {', '.join(self.layers)}" if self.layers else ""
+        where = f" in {_listed(self.layers)}" if self.layers else ""
         lines = [f"{self.what}{where} (chapter {self.page})"]
         for text in self.evidence[:LONGEST]:
             lines += wrap(text, 80, initial_indent="   ", subsequent_indent=" " * 6)
         if (more := len(self.evidence) - LONGEST) > 0:
-            lines.append(f"   ({more} more; these are the worst. evidence has all)")
+            lines.append(f"   ({more} more, none of them worse; .evidence has all)")
         return "\n".join(lines)
 
 
@@ -304,7 +304,7 @@ def _of_model(
         yield _Case("too few samples", "", f"{least.n_seen} {text} {100 * least.bound:.2g} %")
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
