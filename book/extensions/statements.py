@@ -199,7 +199,8 @@ class Statements(Sources):
             return []
         section, titles = row["section"], self.env.app.source_pages[row["page"]]
         if row["page"] == self.env.docname:
-            link = f"[the run stands on this page](#{section})"
+            what = "the run stands" if "](claim:" in row.get("answer", "") else "more"
+            link = f"[{what} on this page](#{section})"
         else:
             title = titles[section]
             name = title if title == titles[""] else f"{titles['']}: {title}"
