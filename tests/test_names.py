@@ -17,6 +17,9 @@ import torch
 from torch import nn, optim
 from torch.nn import functional
 
+from companion import ACTIVATIONS
+from companion.experiments import OPTIMIZERS
+
 BOOK = Path(__file__).parent.parent / "book"
 LISTING = runpy.run_path(str(BOOK / "listings" / "run_names.py"))
 ENTRIES, POINTS, entries = LISTING["ENTRIES"], LISTING["POINTS"], LISTING["entries"]
@@ -72,6 +75,18 @@ def test_what_was_looked_up_is_what_the_page_shows():
     assert all(row.keys() <= keys for rows in ENTRIES.values() for row in rows)
 
 
+def test_what_the_book_uses_is_on_the_page():
+    said = {plain(expression) for expression in entries("pytorch")}
+    assert {plain(a.twin_name) for a in ACTIVATIONS.values() if a.twin_name} <= said
+    makers = [getattr(maker, "func", maker) for maker in OPTIMIZERS.values()]
+    assert {plain(maker.__name__) for maker in makers} <= said
+
+
+def plain(expression: str) -> str:
+    """The last part of a name, the same for a module and a function."""
+    return expression.partition("(")[0].rpartition(".")[2].replace("_", "").lower()
+
+
 @pytest.mark.parametrize(
     ("expression", "says"),
     [
@@ -110,7 +125,7 @@ def test_the_two_forms_of_gelu_lie_apart_as_said():
         STORED["values"][f"tf.nn.gelu(approximate={form})"][POINTS.index(-1.0)]
         for form in ("False", "form")
     )
-    assert 0.00005 < abs(exact - close) < 0.0002
+    assert abs(exact - close) == pytest.approx(0.00015, abs=0.000005)
 
 
 def test_prelu_learns_one_slope_or_one_for_each_number():
