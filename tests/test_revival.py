@@ -2362,9 +2362,32 @@ def test_a_unit_that_something_else_reads_is_found_by_trying(unit, high):
     assert "something else reads its output" in group.problem
 
 
+@pytest.mark.parametrize(("digits", "found"), [(14, False), (18, True)])
+def test_what_moves_sixteen_last_digits_is_no_rounding(digits, found):
+    """Here something reads a dead unit so faintly; the unit is tried at 1.5 to 2.5."""
+    model = Net(lambda n, x: n.b(h := F.relu(n.a(x))) + n.faint * h[:, 1:2].detach(),
+                a=linear(), b=linear()).double()  # fmt: skip
+    x = torch.randn(500, 4, dtype=torch.float64)
+    with torch.no_grad():
+        model.a.weight.zero_()
+        model.a.bias.fill_(-1.0)
+        model.b.bias.copy_(torch.tensor([0.5, -1.0, 0.0, 0.0]))  # the output: these numbers
+    model.faint = digits / 2.5 * torch.finfo(torch.float64).eps
+    report = census(model, x)
+    group = unit_groups(model, report, example=x)["relu()"]
+    assert ("something else reads its output" in group.problem) == found
+    assert revive(model, report, rng=rng(), dry_run=True, example=x).left.keys() == (
+        {"relu()"} if found else set()
+    )
+
+
+@pytest.mark.parametrize("n_example", [1, 50])
 @pytest.mark.parametrize("gamma", [None, 0.0, 1.0])
-def test_what_a_norm_makes_of_a_small_variation_is_counted(gamma):
-    """It is divided by the root of the variance, as the living units are, and remains one."""
+def test_what_a_norm_makes_of_a_small_variation_is_counted(gamma, n_example):
+    """It is divided by the root of the variance, as the living units are, and remains one.
+
+    An example of one sample does not show it; the report, of all samples, does.
+    """
     norm = nn.BatchNorm1d(2, affine=gamma is not None)
     model = nn.Sequential(nn.Linear(1, 2), nn.GELU(), norm, nn.Linear(2, 1))
     with torch.no_grad():
@@ -2381,7 +2404,7 @@ def test_what_a_norm_makes_of_a_small_variation_is_counted(gamma):
     report = census(model, x)
     assert report["1"].dead.tolist() == [True, False]
     assert 1e-8 < report["1"].high[0] - report["1"].low[0] < 1e-7
-    done = revive(model, report, rng=rng(), dry_run=True, example=x)
+    done = revive(model, report, rng=rng(), dry_run=True, example=x[:n_example])
     assert done.left == ({} if gamma == 0 else {"1": "1 of 1 units: what 3 reads there varies"})
 
 
@@ -2442,6 +2465,8 @@ def test_rounding_is_what_the_last_digits_of_the_weights_move():
     assert far(whole, whole + 1) == far(whole, whole[:2]) == math.inf
     assert far(torch.tensor([3.0, -8.0]), torch.tensor([3.0, -8.0])) == 8 * torch.finfo().eps
     assert far(torch.tensor([3.0, -8.0]), torch.tensor([3.5, -8.0])) == 0.5
+    overflowed = torch.tensor([math.inf, 2**-9, math.nan])
+    assert far(overflowed, overflowed) == 2**-9 * torch.finfo().eps
 
 
 def test_every_public_name_is_documented():
