@@ -204,8 +204,7 @@ def _pair_mean(f: Function, g: Function, q: float, c: float, kinks: np.ndarray) 
     if within == 0:
         u, weight = _rule(np.zeros(()), np.sqrt(q), np.concatenate([places, -places]))
         return np.sum(weight * f(u) * g(c * u))
-    steep = np.add.outer([0.0, *kinks], within * _SPREAD).ravel()
-    steep /= np.copysign(max(abs(c), 0.1), c)  # below 0.1 nothing is steep
+    steep = c * np.add.outer([0.0, *kinks], within * _SPREAD).ravel()  # c for 1/c: only near ±1
     u, weight = _rule(np.zeros(()), np.sqrt(q), np.concatenate([places, steep]))
     u, weight = u[weight > 0], weight[weight > 0]
     inner, inner_weight = _rule(c * u, np.full_like(u, within), places)
@@ -220,7 +219,7 @@ def _places(q: float, kinks: np.ndarray) -> np.ndarray:
 
 def _rule(mean: np.ndarray, std: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights of shape (..., n) for normal variables of mean and std of shape (...)."""
-    ends = (places - mean[..., None]) / np.maximum(std[..., None], 1e-300)
+    ends = (places - mean[..., None]) / np.maximum(std[..., None], TINY)
     spread = np.broadcast_to(_SPREAD, (*mean.shape, _SPREAD.size))
     z, weight = panel_rule(np.concatenate([spread, ends.clip(-_FAR, _FAR)], axis=-1))
     weight = weight * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)

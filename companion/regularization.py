@@ -26,6 +26,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+_TINY = np.finfo(float).tiny  # zeros divided by it stay zeros
+
 
 def l1_penalty(w: ArrayLike, strength: float) -> tuple[float, Array]:
     r"""Charge for the absolute values of the weights.
@@ -202,11 +204,11 @@ def _matrix(w: ArrayLike) -> tuple[Array, float]:
     w = finite_array("w", w)
     if w.ndim < 2 or not w.size:
         raise ValueError(f"w must have two axes or more, none of length 0, not shape {w.shape}")
-    largest = float(np.abs(w).max()) or 1.0
-    return w.reshape(len(w), -1) / largest, largest
+    largest = max(float(np.abs(w).max()), _TINY)
+    return w.reshape(len(w), w[0].size) / largest, largest
 
 
 def _unit(vector: Array) -> Array:
     """Scale to length 1; a vector of zeros stays."""
-    vector = vector / (np.abs(vector).max() or 1.0)
-    return vector / (np.linalg.norm(vector) or 1.0)
+    vector = vector / max(np.abs(vector).max(), _TINY)
+    return vector / max(np.linalg.norm(vector), _TINY)

@@ -27,6 +27,7 @@ from companion.activations import ACTIVATIONS
 from companion.detection import LayerReport, UnitReport, census, watch
 from companion.detection.callbacks import lightning_callback, trainer_callback
 from companion.detection.diagnosis import BOUNDED
+from companion.detection.flow import Flow
 from companion.detection.rules import FUNCTIONS
 from companion.detection.tally import Tally
 from companion.experiments import Elementwise
@@ -1147,17 +1148,99 @@ def test_numbers_that_a_function_is_given_may_change_from_pass_to_pass(function)
         def forward(self, x):
             return function(self.layer(x), self.k)
 
-    net, z = Net(), torch.linspace(-3, 3, 60).reshape(20, 3)
-    expected = []
+    net = Net()
+    check_changes(net, lambda k: setattr(net, "k", k), (0.9, 0.5, 0.1, 0.9, 0.0))
+
+
+def check_changes(net, change, numbers):
+    """Compare what is counted over passes between which a number changes, with passes alone."""
+    z, expected = torch.linspace(-3, 3, 60).reshape(20, 3), []
+    weight, bias, *_ = net.parameters()
+    with torch.no_grad():
+        weight.copy_(8 * torch.eye(3))
+        bias.zero_()
     with watch(net) as watched:
-        for net.k in (0.9, 0.5, 0.1, 0.9, 0.0):
+        for number in numbers:
+            change(number)
+            z = z.to(next(net.parameters()))
             net(z)
             with watch(net) as once:
                 net(z)
             expected.append(once.report()[0])
     found = watched.report()[0]
-    np.testing.assert_array_equal(found.active, 2 * sum(layer.active for layer in expected))
-    np.testing.assert_array_equal(found.steep, 2 * sum(layer.steep for layer in expected))
+    for name in ("active", "steep", "upper"):
+        summed = 2 * sum(getattr(layer, name) for layer in expected)
+        np.testing.assert_array_equal(getattr(found, name), summed)
+    mean = np.mean([layer.mean_abs for layer in expected], axis=0)
+    np.testing.assert_allclose(found.mean_abs, mean, rtol=1e-6)
+    ends = [(layer.low[found.dead], layer.high[found.dead]) for layer in expected]
+    np.testing.assert_array_equal(found.low[found.dead], np.min([low for low, _ in ends], axis=0))
+    np.testing.assert_array_equal(found.high[found.dead], np.max([end for _, end in ends], axis=0))
+
+
+CHANGES = {
+    "slope": (nn.LeakyReLU(), "negative_slope", (0.5, 0.0, 0.1, 0.0)),
+    "learned slope": (nn.PReLU(), "weight", [nn.Parameter(torch.tensor([a])) for a in (0.5, 0.0)]),
+    "lower bound": (nn.Hardtanh(), "min_val", (0.0, 0.0, -1.0, 0.2)),
+    "upper bound": (nn.Hardtanh(0.0, 9.0), "max_val", (9.0, math.inf, 1.0)),
+    "threshold": (nn.Threshold(0.0, 0.0), "threshold", (0.0, 2.0, 1.0)),
+    "value": (nn.Threshold(99.0, 0.0), "value", (7.0, 3.0, 5.0)),
+    "form": (nn.GELU(), "approximate", ("none", "tanh")),
+    "depth": (nn.ELU(), "alpha", (1.0, 1e-6)),
+    "the book's": (Elementwise("elu", alpha=1.0), "options", ({"alpha": 1.0}, {"alpha": 1e-6})),
+}
+
+
+@pytest.mark.parametrize(("module", "name", "numbers"), CHANGES.values(), ids=CHANGES)
+def test_numbers_of_a_module_may_change_from_pass_to_pass(module, name, numbers):
+    net = nn.Sequential(nn.Linear(3, 3), module)
+    check_changes(net, lambda number: setattr(module, name, number), numbers)
+
+
+def test_a_learned_slope_may_be_moved_and_go_on():
+    net = nn.Sequential(nn.Linear(3, 3), nn.PReLU())
+
+    def change(dtype):
+        net.to(dtype)
+        with torch.no_grad():
+            net[1].weight.fill_(0.5 if dtype == torch.float32 else 0.0)
+
+    check_changes(net, change, (torch.float32, torch.float64))
+
+
+@pytest.mark.parametrize("handled", [False, True])
+def test_a_model_that_returns_nothing_is_followed_once(handled, monkeypatch):
+    """It keeps its loss, say; and its pass may be a second try, while an error is handled."""
+    followed, before = [], Flow._before
+    monkeypatch.setattr(
+        Flow, "_before", lambda self, *given: followed.append(given[1]) or before(self, *given)
+    )
+    layer = nn.Linear(5, 5)
+    net = Forward(lambda s, x: setattr(s, "loss", torch.relu(s.layer(x)).mean()), layer=layer)
+    with watch(net) as watched:
+        for _ in range(9):
+            try:
+                raise MemoryError
+            except MemoryError:
+                if handled:
+                    assert net(inputs(7)) is None
+            if not handled:
+                net(inputs(7))
+    assert followed == ["linear", "relu", "mean"]
+    assert watched.report()["relu()"].n_seen == 9 * 7
+
+
+def test_a_model_whose_passes_differ_thrice_is_followed_on_every_pass():
+    """What else the second, fourth and sixth pass call is not counted there, but from then on."""
+    functions = {3: functional.relu, 4: functional.silu}
+    net = Forward(lambda s, x: functions[len(x)](s.a(x)), a=nn.Linear(5, 5))
+    with watch(net) as watched:
+        for _ in range(5):
+            net(inputs(3))
+            net(inputs(4))
+    assert watched.report()["relu()"].n_seen == 5 * 3
+    assert watched.report()["silu()"].n_seen == (5 - 3) * 4
+    assert "'silu()' was not counted when it was first called" in watched.report().notes
 
 
 def test_a_batch_may_be_shorter_than_the_samples_asked_for():

@@ -55,6 +55,9 @@ def test_closed_forms(q):
     assert inside == pytest.approx(math.erf(1 / math.sqrt(2 * q)), rel=1e-14)
     bell = gaussian_mean(lambda u: np.exp(-(u**2) / 2), q)
     assert bell == pytest.approx(1 / math.sqrt(1 + q), rel=1e-13)
+    tails = gaussian_mean(lambda u: 1 / (1 + u**2), q)  # which bends near 0 and on every scale
+    exact = math.sqrt(math.pi / (2 * q)) * special.erfcx(1 / math.sqrt(2 * q))
+    assert tails == pytest.approx(exact, rel=1e-12)
 
 
 def test_a_jump_is_met_exactly_where_it_is_named_and_only_there():
@@ -95,12 +98,19 @@ def test_a_function_is_one():
             gaussian_pair_mean(tanh, bad, 1.0, 0.5)
 
 
-def test_what_bends_near_zero_alone_is_not_homogeneous():
-    from companion.activations import Activation
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 0.0015), (0, 0.5), (0.2, 0.4), (2, 6), (500, 1500), (500, inf)]
+)
+@pytest.mark.parametrize(("depth", "straight"), [(0.5, False), (1.5e-12, False), (0.5e-12, True)])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_what_is_dented_anywhere_is_not_homogeneous(low, high, depth, straight, side):
+    """By more than a relative 1e-12."""
 
-    dented = Activation("dented", "", lambda z: z + 0.5 * (abs(z) < 0.5), "", lambda z: z * 0 + 1,
-                        "", (-inf, inf), 1.0, "", None)  # fmt: skip
-    assert Moments(dented).slopes is None
+    def f(z):
+        return z * (1 + depth * ((low < side * z) & (side * z < high)))
+
+    dented = Activation("dented", "", f, "", lambda z: z * 0 + 1, "", (-inf, inf), 1.0, "", None)
+    assert Moments(dented).slopes == ((1.0, 1.0) if straight else None)
     assert Moments("leaky_relu", negative_slope=0.3).slopes == (1.0, 0.3)
 
 

@@ -137,6 +137,14 @@ def test_dropout_repeats_with_its_generator_and_leaves_its_input():
     assert np.array_equal(dropout(x, 0.0, np.random.default_rng(3))[0], x)
 
 
+def test_what_is_drawn_below_p_is_dropped_and_p_itself_is_not():
+    """The numbers drawn are from 0, which may come, to 1, which may not; and p may be 0."""
+    drawn = np.random.default_rng(3).random(50)
+    for p in drawn[:5]:
+        kept = dropout(np.ones(50), p, np.random.default_rng(3))[1] > 0
+        assert np.array_equal(kept, drawn >= p)
+
+
 @pytest.mark.parametrize("p", [1.0, -0.1, 1.5, nan])
 def test_impossible_shares_are_refused(p):
     rng = np.random.default_rng(0)
@@ -228,9 +236,12 @@ def test_the_error_shrinks_by_the_ratio_of_squares():
 def test_neither_large_nor_small_weights_lose_their_norm(scale):
     w = draw(4, 3) / 10
     w[0, 0] = w[1] = 0.0
-    sigma = spectral_norm(w, 500, u=np.ones(4)).sigma
-    assert spectral_norm(scale * w, 500, u=np.ones(4)).sigma == pytest.approx(scale * sigma)
-    assert spectral_norm(w, 500, u=scale * np.ones(4)).sigma == pytest.approx(sigma)
+    u = np.array([0.0, 1.0, 1.0, 1.0])
+    sigma = spectral_norm(w, 500, u=u).sigma
+    large = spectral_norm(scale * w, 500, u=u).sigma
+    assert large == pytest.approx(scale * sigma, rel=1e-12, abs=0)
+    assert spectral_norm(w, 500, u=scale * u).sigma == pytest.approx(sigma, rel=1e-12)
+    assert spectral_norm(w, 500, u=[scale, 1, 1, 1]).sigma == pytest.approx(sigma, rel=1e-12)
 
 
 @pytest.mark.parametrize("sums", [(0.1, 0.2, 0.3), (0.3, 0.1, 0.2), (1.0, 2.0, 3.0)])
@@ -249,6 +260,8 @@ def test_a_start_is_across_up_to_a_relative_1e_14():
     w = np.ones((2, 1))
     assert spectral_norm(w, u=[1.0, -1 + 4.2e-14]).sigma == pytest.approx(2**0.5)
     assert spectral_norm(w, u=[1.0, -1 + 2e-14]).sigma == 0
+    assert spectral_norm([[2e-14], [1.0]], u=[1.0, 0.0]).sigma == 0
+    assert spectral_norm([[2.1e-14], [1.0]], u=[1.0, 0.0]).sigma == pytest.approx(1)
 
 
 def test_a_direction_of_which_some_parts_are_zero_is_one():

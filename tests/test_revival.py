@@ -22,6 +22,7 @@ from companion.revival import (
     Centre,
     centre_inputs,
     prune,
+    redraw,
     revive,
     revive_every,
     shift_bias,
@@ -2324,6 +2325,44 @@ def test_what_cannot_be_shifted_is_left_and_named():
     assert not same(everything(model), numbers)
 
 
+class Bare(nn.Module):
+    """A layer of each kind that draws its parameters in a way of its own, or cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.table = nn.Embedding(30, 8)
+        self.up = nn.ConvTranspose2d(8, 6, 3, groups=2)
+        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(40, 50))
+        self.old = nn.utils.weight_norm(nn.Linear(8, 8))
+        self.gpt = Conv1D(64, 100)
+        self.token = nn.Parameter(torch.ones(8))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_every_parameter_is_drawn_anew_or_named():
+    torch.manual_seed(0)
+    model = Bare()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(3.0)
+    torch.manual_seed(1)
+    stayed = redraw(model)
+    assert sorted(stayed) == ["old.bias", "old.weight_g", "old.weight_v", "token"]
+    for name, p in model.named_parameters():
+        assert (p == 3).all() == (name in stayed), name
+    assert float(model.gpt.weight.detach().std()) == pytest.approx(math.sqrt(2 / 100), rel=0.03)
+    assert float(model.up.weight.detach().std()) == pytest.approx(math.sqrt(2 / (4 * 9)), rel=0.1)
+    original = model.spectral.parametrizations.weight.original
+    assert float(original.detach().std()) == pytest.approx(math.sqrt(2 / 40), rel=0.05)
+    once = [p.detach().clone() for p in model.parameters()]
+    torch.manual_seed(1)
+    redraw(model)
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), once, strict=True))
+    with pytest.raises(TypeError, match="model must be"):
+        redraw("net")
+
+
 def test_a_constant_feature_is_not_divided_by_its_rounding():
     """0.1 does not vary, but less its mean, which rounding moves, it is not 0."""
     x = torch.rand(1000, 3, dtype=torch.float64)
@@ -2376,9 +2415,32 @@ def test_a_unit_that_something_else_reads_is_found_by_trying(unit, high):
     assert "something else reads its output" in group.problem
 
 
+@pytest.mark.parametrize(("digits", "found"), [(14, False), (18, True)])
+def test_what_moves_sixteen_last_digits_is_no_rounding(digits, found):
+    """Here something reads a dead unit so faintly; the unit is tried at 1.5 to 2.5."""
+    model = Net(lambda n, x: n.b(h := F.relu(n.a(x))) + n.faint * h[:, 1:2].detach(),
+                a=linear(), b=linear()).double()  # fmt: skip
+    x = torch.randn(500, 4, dtype=torch.float64)
+    with torch.no_grad():
+        model.a.weight.zero_()
+        model.a.bias.fill_(-1.0)
+        model.b.bias.copy_(torch.tensor([0.5, -1.0, 0.0, 0.0]))  # the output: these numbers
+    model.faint = digits / 2.5 * torch.finfo(torch.float64).eps
+    report = census(model, x)
+    group = unit_groups(model, report, example=x)["relu()"]
+    assert ("something else reads its output" in group.problem) == found
+    assert revive(model, report, rng=rng(), dry_run=True, example=x).left.keys() == (
+        {"relu()"} if found else set()
+    )
+
+
+@pytest.mark.parametrize("n_example", [1, 50])
 @pytest.mark.parametrize("gamma", [None, 0.0, 1.0])
-def test_what_a_norm_makes_of_a_small_variation_is_counted(gamma):
-    """It is divided by the root of the variance, as the living units are, and remains one."""
+def test_what_a_norm_makes_of_a_small_variation_is_counted(gamma, n_example):
+    """It is divided by the root of the variance, as the living units are, and remains one.
+
+    An example of one sample does not show it; the report, of all samples, does.
+    """
     norm = nn.BatchNorm1d(2, affine=gamma is not None)
     model = nn.Sequential(nn.Linear(1, 2), nn.GELU(), norm, nn.Linear(2, 1))
     with torch.no_grad():
@@ -2395,7 +2457,7 @@ def test_what_a_norm_makes_of_a_small_variation_is_counted(gamma):
     report = census(model, x)
     assert report["1"].dead.tolist() == [True, False]
     assert 1e-8 < report["1"].high[0] - report["1"].low[0] < 1e-7
-    done = revive(model, report, rng=rng(), dry_run=True, example=x)
+    done = revive(model, report, rng=rng(), dry_run=True, example=x[:n_example])
     assert done.left == ({} if gamma == 0 else {"1": "1 of 1 units: what 3 reads there varies"})
 
 
@@ -2456,6 +2518,8 @@ def test_rounding_is_what_the_last_digits_of_the_weights_move():
     assert far(whole, whole + 1) == far(whole, whole[:2]) == math.inf
     assert far(torch.tensor([3.0, -8.0]), torch.tensor([3.0, -8.0])) == 8 * torch.finfo().eps
     assert far(torch.tensor([3.0, -8.0]), torch.tensor([3.5, -8.0])) == 0.5
+    overflowed = torch.tensor([math.inf, 2**-9, math.nan])
+    assert far(overflowed, overflowed) == 2**-9 * torch.finfo().eps
 
 
 def test_every_public_name_is_documented():

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from companion.detection import census, watch
 from companion.experiments import digits
-from companion.revival import Outcome, Trial, redraw, trial
+from companion.revival import Outcome, Trial, trial
 from companion.revival.candidates import AS_IT_IS, REMEDIES, Candidate, Run
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -441,54 +441,6 @@ def test_to_redraw_and_slow_down_does_both():
     run = applied("redrawn, a tenth of the rate", model, loader)
     assert not torch.equal(run.model[0].weight, model[0].weight)
     assert run.rate(0) == 0.1
-
-
-class Conv1D(nn.Module):
-    """The linear layer of GPT-2, whose weight stands the other way round."""
-
-    def __init__(self):
-        super().__init__()
-        self.nf = 64
-        self.weight = nn.Parameter(torch.ones(100, 64))
-        self.bias = nn.Parameter(torch.ones(64))
-
-
-class Bare(nn.Module):
-    """A layer of each kind that draws its parameters in a way of its own, or cannot."""
-
-    def __init__(self):
-        super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2)
-        self.table = nn.Embedding(30, 8)
-        self.up = nn.ConvTranspose2d(8, 6, 3, groups=2)
-        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(40, 50))
-        self.old = nn.utils.weight_norm(nn.Linear(8, 8))
-        self.gpt = Conv1D()
-        self.token = nn.Parameter(torch.ones(8))
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-def test_every_parameter_is_drawn_anew_or_named():
-    torch.manual_seed(0)
-    model = Bare()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.fill_(3.0)
-    torch.manual_seed(1)
-    stayed = redraw(model)
-    assert sorted(stayed) == ["old.bias", "old.weight_g", "old.weight_v", "token"]
-    for name, p in model.named_parameters():
-        assert (p == 3).all() == (name in stayed), name
-    assert float(model.gpt.weight.detach().std()) == pytest.approx(math.sqrt(2 / 100), rel=0.03)
-    assert float(model.up.weight.detach().std()) == pytest.approx(math.sqrt(2 / (4 * 9)), rel=0.1)
-    original = model.spectral.parametrizations.weight.original
-    assert float(original.detach().std()) == pytest.approx(math.sqrt(2 / 40), rel=0.05)
-    once = [p.detach().clone() for p in model.parameters()]
-    torch.manual_seed(1)
-    redraw(model)
-    assert all(torch.equal(*pair) for pair in zip(model.parameters(), once, strict=True))
-    with pytest.raises(TypeError, match="model must be"):
-        redraw("net")
 
 
 def test_frozen_parameters_are_trained():

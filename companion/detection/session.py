@@ -21,6 +21,7 @@ In compiled code no flow can run: there `_InCompiled` counts modules alone.
 from __future__ import annotations
 
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,7 @@ from torch import Tensor, nn
 from companion.checks import choice, whole
 from companion.detection.flow import Call, Flow, Plan, first_tensor, tensors_in
 from companion.detection.report import UnitReport
-from companion.detection.rules import Rule, module_rule, own_rule
+from companion.detection.rules import FUNCTIONS, Rule, module_rule, own_rule
 from companion.detection.tally import Layout, Tally
 from companion.detection.trails import Trail
 
@@ -134,6 +135,7 @@ class Watch:
         self._tallies: dict[str, tuple[int, Tally]] = {}
         self._broken: set[str] = set()
         self._handles: list[Any] = []
+        self._renew: list[Callable[[], None]] = []  # the rules of modules that have numbers
         self._here = _Here()
         self._lock = threading.RLock()
         self._count = 0
@@ -176,7 +178,7 @@ class Watch:
         """Remove the hooks; what was counted stays."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._renew = [], []
         self._finish()
 
     def __enter__(self) -> Self:
@@ -210,7 +212,8 @@ class Watch:
         ]
         if self._in_compiled.used:
             notes.append(
-                "in compiled code modules were seen, and functions such as F.relu were not"
+                "in compiled code modules were seen, by the slopes and bounds that they had at the "
+                "start, and functions such as F.relu were not"
             )
         finite = all(zero == 0 for zero in self._zeros.values())
         return UnitReport(layers, tuple(notes), not finite, self.example)
@@ -280,6 +283,8 @@ class Watch:
             self.notes["passes within torch.func (vmap, grad, ...) were not counted"] = None
             return
         self._recorded = True
+        for renew in self._renew:
+            renew()
         mask = _mask(self.mask, self.model, args, kwargs)
         here = _Pass(number, training, training in self._plans, mask)
         here.flow = Flow(
@@ -315,7 +320,7 @@ class Watch:
             self._failed("the model's outputs", error)
         self._plans.pop(here.training, None)
         self.missed |= here.missed
-        if output is None:  # an exception, most likely
+        if module is None or sys.exception() is not here.outer:  # interrupted, or it has raised
             pass
         elif here.flow.light:
             self._plans[here.training] = here.flow.plan
@@ -335,6 +340,13 @@ class Watch:
     def _attach_to(self, name: str, module: nn.Module, rule: Rule, channels: bool) -> None:
         """Hook a module that is an activation."""
         name = name or type(module).__name__
+
+        def renew() -> None:
+            nonlocal rule
+            rule = module_rule(module) or rule
+
+        if FUNCTIONS.get(rule.kind, True):
+            self._renew.append(renew)
 
         def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
             z = first_tensor(args, kwargs)
@@ -469,7 +481,8 @@ class Watch:
                 if label not in self._tallies:
                     self._tallies[label] = place, Tally(label, rule, trail.made_by)
                 tally = self._tallies[label][1]
-                tally.rule = rule  # which may hold tensors of this pass
+                if tally.rule is not rule:  # it may hold tensors of this pass, or other numbers
+                    tally.go_on(rule)
                 before = tally.sums.get("active") if self.keeps_history else None
                 before = None if before is None else before.clone()
                 tally.add(z, h, layout, samples=self.samples, mask=here.mask)
@@ -508,6 +521,7 @@ class _Pass:
     given: list[Tensor | None] = field(default_factory=list)
     shares: dict[str, Tensor] = field(default_factory=dict)
     missed: set[str] = field(default_factory=set)  # layers that could not be counted this time
+    outer: BaseException | None = field(default_factory=sys.exception)  # caught by the caller
     flow: Any = None
 
 
@@ -717,8 +731,9 @@ def watch(
     several. Each call has its own layer, "relu", "relu (2)", .... Only what runs inside
     ``model(x)`` counts: ``model.forward(x)``, calls of the model's parts, and what gradient
     checkpointing computes again in the backward pass do not. Compile a model after the watch is
-    attached; PyTorch does not run hooks that are added after the first compiled call. In compiled
-    code functions are not seen, and where units are is taken from the order of the modules. Under
+    attached; PyTorch does not run hooks that are added after the first compiled call. What
+    a module is given between passes, such as another slope, is taken up. In compiled code it is
+    not, functions are not seen, and where units are is taken from the order of the modules. Under
     `DistributedDataParallel` each rank counts what it sees; `UnitReport.all_reduce` adds the ranks.
 
     Taught in the chapter `detection`.

@@ -38,6 +38,15 @@ class Tally:
         self.sums: dict[str, Tensor] = {}
         self.counts: Tensor | None = None  # n_seen and n_values of compiled passes
 
+    def go_on(self, rule: Rule) -> None:
+        """Judge by another rule from here on; what the last one left out is filled in."""
+        last, self.rule = self.rule, rule
+        if self.sums and last.nonnegative and not rule.nonnegative:
+            self.sums.setdefault("size", self.sums["total"].clone())
+        if self.sums and last.silent not in (None, rule.silent):
+            for name, end in (("low", -last.silent), ("high", last.silent)):
+                self.sums.setdefault(name, torch.full_like(self.sums["total"], end))
+
     def add(
         self,
         z: Tensor,
@@ -99,14 +108,14 @@ class Tally:
             found["active"] = upper + (n_values - upper) * (size != 0)
             found["steep"] = upper + (n_values - upper) * (size > flat)
         found["total"] = _sum(h, dims)
-        if not rule.nonnegative:
+        if not rule.nonnegative or "size" in self.sums:
             found["size"] = _sum(h.abs(), dims)
         for name, part in found.items():
             part = part.flatten() if gate is None else part.flatten() * gate
             if name not in self.sums:
                 self.sums[name] = _new(part)
             self.sums[name].add_(part)
-        if rule.silent is None and self._some_dead(h):
+        if (rule.silent is None or "low" in self.sums) and self._some_dead(h):
             self._widen("low", -h.amin(dims), gate)
             self._widen("high", h.amax(dims), gate)
 
@@ -171,10 +180,10 @@ class Tally:
         found.setdefault("upper", found["steep"] if rule.piecewise else np.zeros(self.n_units))
         found.setdefault("size", found["total"])
         living = found["active"] > 0
-        if rule.silent is not None:
-            found["low"] = found["high"] = np.full(self.n_units, rule.silent)
-        elif "low" in found:
+        if "low" in found:
             found["low"] = -found["low"]
+        elif rule.silent is not None:
+            found["low"] = found["high"] = np.full(self.n_units, rule.silent)
         else:
             found["low"] = found["high"] = np.full(self.n_units, np.nan)
         for name in ("low", "high"):

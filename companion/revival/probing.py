@@ -60,12 +60,12 @@ class Probe:
         """Tell how far each output moves if the last digit of each weight does."""
         model = self.copy()
         before = self.outputs(model)
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator()  # whose seed is the same each time
         with torch.no_grad():
             for p in model.parameters():
                 if p.is_floating_point():
                     signs = torch.randn(p.shape, generator=generator).sign().to(p)
-                    p.mul_(1 + torch.finfo(p.dtype).eps * signs)
+                    p.addcmul_(p, signs, value=torch.finfo(p.dtype).eps)
         return [ROUNDING * far(*pair) for pair in zip(before, self.outputs(model), strict=True)]
 
 
@@ -116,9 +116,9 @@ def _same_randomness(model: nn.Module) -> Iterator[None]:
     """Begin with the same random numbers, and give back those that would have come."""
     with same_states(model):
         torch.backends.mha.set_fastpath_enabled(False)  # it calls no layer that can be seen
-        random.seed(0)
-        np.random.seed(0)  # noqa: NPY002
-        torch.default_generator.manual_seed(0)  # not of devices that have not been called yet
+        cpu = torch.default_generator  # not of devices that have not been called yet
+        for seed in (random.seed, np.random.seed, cpu.manual_seed):
+            seed(0)
         for device in {p.device for p in model.parameters() if p.is_cuda}:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(0)

@@ -18,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 CLOSE = 1e-9  # a factor per layer this close to 1 counts as 1
-_HUGE = 1e18  # no fixed point is looked for beyond
+_SMALL, _HUGE = 1e-36, 1e18  # between these a fixed point is looked for
 _ROUNDING = 1 + 2e-15  # a variance has grown if by more than rounding errors
 
 
@@ -45,12 +45,11 @@ def variance_fixed_point(moments: Moments, sigma_w: float, sigma_b: float, q: fl
     def grow(q: np.ndarray) -> np.ndarray:
         return sigma_w**2 * moments.square(q) + sigma_b**2 > _ROUNDING * q
 
-    least = sigma_w**2 * float(moments.f(0.0)) ** 2 + sigma_b**2
-    q = q or least
-    if q == 0:
+    if q == sigma_b == moments.f(0.0) == 0:
         return 0.0
+    q = q or _SMALL  # from nothing, it can but grow
     grows = grow(np.array(q))
-    found = _crossing(grow, q, _HUGE if grows else least / 2 or min(1e-12, q / 2))
+    found = _crossing(grow, q, _HUGE if grows else _SMALL)
     if grows and found is None:
         raise FixedPointError(
             f"{name}: from q = {q:g} the variance grows without end. Choose a smaller sigma_w or q"
@@ -67,13 +66,13 @@ def correlation_fixed_point(
     from 0 rise to the fixed point and never pass it.
     """
     c = 0.0
-    while c < 1:
+    while True:
         slope = sigma_w**2 * float(moments.slope_product(q, c))
         step = (sigma_w**2 * float(moments.product(q, c)) + sigma_b**2) / q - c
-        if step < 1e-15 or slope >= 1:
+        higher = min(c + step / max(1 - slope, CLOSE), 1.0)
+        if higher <= c:  # at 1 it is too close to tell
             return c, min(slope, 1.0)
-        c = min(c + step / (1 - slope), 1.0)
-    return 1.0, 1.0  # too close to 1 to tell
+        c = higher
 
 
 def critical_variance(moments: Moments, sigma_b: float) -> float:
@@ -88,7 +87,7 @@ def critical_variance(moments: Moments, sigma_b: float) -> float:
         q: float | None = 0.0
         repels = moments.square(1e-4) > 1.000001e-4 * moments.slope_square(0.0)
     else:
-        q = _crossing(grow, min(sigma_b**2 or 1.0, 1e-12), _HUGE)
+        q = _crossing(grow, _SMALL, _HUGE)
         repels = q is not None and moments.growth(q) > moments.slope_square(q)
     name = f"{moments.activation.name} with sigma_b = {sigma_b:g}"
     if q is None:
@@ -111,14 +110,11 @@ def depth_scale(factor: float) -> float:
 def _crossing(test: Callable[[np.ndarray], np.ndarray], start: float, end: float) -> float | None:
     """First q on the way from start to end at which the answer of the test is another."""
     first = test(np.array(start))
-    steps = np.geomspace(start, end, 2 + int(32 * abs(math.log10(end / start))))
-    for i in range(1, steps.size, 128):
-        others = np.flatnonzero(test(steps[i : i + 128]) != first)
-        if others.size:
-            near, far = steps[i + others[0] - 1], steps[i + others[0]]
-            break
-    else:
+    steps = np.geomspace(start, end, 300)  # means over a normal variable bend less quickly
+    others = np.flatnonzero(test(steps) != first)
+    if not others.size:
         return None
+    near, far = steps[others[0] - 1], steps[others[0]]
     for _ in range(12):  # each narrows sixteenfold
         between = np.linspace(near, far, 17)
         i = np.flatnonzero(test(between) != first).min(initial=16)  # rounding may hide it

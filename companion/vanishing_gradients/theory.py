@@ -217,7 +217,7 @@ def correlation_map(
     if q is None:
         q = variance_fixed_point(moments, sigma_w, sigma_b, 1.0)
     q = max(_size("q", q), TINY)
-    after = sigma_w**2 * moments.square(q) + sigma_b**2
+    after = sigma_w**2 * moments.product(q, 1.0) + sigma_b**2  # so that 1 stays 1 to the last digit
     return np.clip((sigma_w**2 * moments.product(q, c) + sigma_b**2) / after, -1.0, 1.0)
 
 
