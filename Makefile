@@ -29,8 +29,8 @@ book: $(VENV)/book.installed $(VENDOR)  ## build the website
 test: $(VENV)/test.installed $(VENDOR)  ## run every check: package, notebooks, prose, site
 	python -m pytest -n 2 --cov --cov-report term:skip-covered --cov-fail-under 95
 
-notebooks: $(VENV)/test.installed  ## run the notebooks again and store their outputs (NAMES="intro activations")
-	python -m companion.claims.notebooks $(NAMES)
+notebooks: $(VENV)/test.installed  ## run the notebooks again and store their outputs (NAMES="intro activations"; CHANGED=1: of edited cells only)
+	python -m companion.claims.notebooks $(NAMES) $(if $(CHANGED),--changed)
 
 replicate: $(VENV)/test.installed  ## run the book (or NAMES) on SEEDS other seeds and store what its claims measure
 	python -m companion.claims.notebooks $(NAMES) --replicate $(SEEDS)

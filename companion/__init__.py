@@ -81,7 +81,7 @@ _NAMES = {
     "initialization": """fans gain he_normal he_uniform lecun_normal lecun_uniform lsuv orthogonal
         pytorch_default randomized_asymmetric xavier_normal xavier_uniform""",
     "revival": """Centre Outcome Reader Remedy Revival Reviver Touched Trial UnitGroup UnitGroups
-        centre_inputs prune revive revive_every shift_bias swap_activation trial
+        centre_inputs prune redraw revive revive_every shift_bias swap_activation trial
         unit_groups""",
     "vanishing_gradients": "SignalProfile mean_field signal_profile",
 }

@@ -46,7 +46,7 @@ _PARSER = (
     .use(colon_fence_plugin)
 )
 _PROSE = re.compile(
-    r"\{(?!(?:eval-rst|bibliography|code|code-block|math|sources?|statements|tableofcontents)\b)"
+    r"\{(?!(?:eval-rst|bibliography|code|code-block|math|names|sources?|statements|tableofcontents)\b)"
 )
 
 
@@ -100,6 +100,9 @@ def pages(book: Path) -> Iterator[tuple[str, str]]:
     rows = yaml.safe_load((book / "sources.yml").read_text())["statements"]
     for id, row in rows.items():
         yield f"sources.yml, {id}", row.get("answer", "")
+    parts = yaml.safe_load((book / "names.yml").read_text())
+    for row in (row for rows in parts.values() for row in rows):
+        yield f"names.yml, {row['what']}", row.get("differs", "")
 
 
 def faults(where: str, markdown: str, claims: dict[str, Claim]) -> list[str]:

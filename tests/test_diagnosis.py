@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 from companion.detection import LayerReport, UnitReport, census, diagnose
 from companion.detection.diagnosis import HAND_OVER, KINDS
-from companion.detection.evidence import examine
+from companion.detection.evidence import examine, variation
 from companion.experiments import mlp, residual_mlp
 
 BOOK = Path(__file__).parent.parent / "book"
@@ -239,7 +239,7 @@ def test_weights_are_compared_with_hes_rule(layer, fan_in, factor, far):
     channels = getattr(layer, "in_channels", fan_in)
     shape = (channels, 5, 5) if layer.weight.ndim > 2 else (channels,)
     report = census(model, torch.randn(300, *shape, dtype=torch.float64))
-    sources, _ = examine(report, model)
+    sources, *_ = examine(report, model)
     assert sources["1"].scale == pytest.approx(factor, rel=1e-6)
     found = diagnose(report, model)
     assert [(f.what, f.layers) for f in found] == [("weights far from He's rule", ("1",))] * far
@@ -255,9 +255,9 @@ def test_a_norms_shift_is_low_at_two_scales(gamma, factor, low):
         model[1].weight.fill_(gamma)
         model[1].bias[:40] = factor * abs(gamma)
     (finding,) = diagnose(UnitReport((units(40, n=64, name="2", made_by="0"),)), model)
-    says = f", in '1' {low} have a shift of −2 scales or less, 0 a shift and scale of zero"
-    assert finding.evidence[1].startswith("2: made by '0': weights'")
-    assert finding.evidence[1].endswith(says)
+    (text,) = finding.evidence
+    assert text.startswith("2: 40 of 64 units on 1,000 samples, made by '0': weights'")
+    assert text.endswith(f", of these units {low} have a shift of −2 scales or less in '1'")
 
 
 def test_a_norm_of_zeros_has_no_low_shift():
@@ -269,21 +269,65 @@ def test_a_norm_of_zeros_has_no_low_shift():
         model[1].running_mean[35:38] = 99.0  # dead with a shift of zero, and a scale of one
     (finding,) = diagnose(census(model, x), model, x)
     assert finding.n_units == 38
-    says = ", in '1' 5 have a shift of −2 scales or less, 30 a shift and scale of zero"
-    assert finding.evidence[1].endswith(says)
+    says = (
+        ", of these units 5 have a shift of −2 scales or less in '1', 30 a shift and scale of zero"
+    )
+    assert finding.evidence[0].endswith(says)
 
 
 @pytest.mark.parametrize(("far", "constant"), [(0.0, True), (1e-6, False)])
 @pytest.mark.parametrize("level", [0.0, 3.0])
 def test_a_layer_without_a_signal_is_named_and_nothing_else_of_it(far, constant, level):
     model, x = net(widths=(64, 64)), samples() * far + level
-    sources, _ = examine(census(model, x), model, x)
+    sources, *_ = examine(census(model, x), model, x)
     assert [source.constant for source in sources.values()] == [constant, constant]
     found = seen(census(model, x), model, x)
-    assert (("no signal", ("1", "3")) in found) == constant
+    silent = ("no signal", ("1", "3") if constant else ())  # of the layers, or of the outputs
+    assert (silent in found) == (constant or level > 0)
     assert (("inputs far from zero", ()) in found) == (level > 0)
     if constant:
         assert {what for what, layers in found if layers} == {"no signal"}
+
+
+@pytest.mark.parametrize(("apart", "same"), [(0.9e-4, True), (1.1e-4, False)])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_a_model_whose_outputs_hardly_differ_gives_no_signal(apart, same, size):
+    model = nn.Sequential(nn.Linear(1, 1), nn.Softplus(), nn.Linear(1, 2)).double()
+    x = torch.linspace(-1, 1, 400, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        h = model[:2](x)
+        model[2].weight[0] = apart * size / (h.max() - h.min())
+        model[2].weight[1] = 0.0
+        model[2].bias[1] = -size  # the largest output, and the same for all
+        model[2].bias[0] = -model[2].weight[0] * h.min()
+    assert variation(model(x)) == pytest.approx(apart, rel=1e-6)
+    found = [f for f in diagnose(census(model, x), model, x) if f.what == "no signal"]
+    says = "what the model returns is the same for every sample, to 9e-05 of its size"
+    assert [(f.layers, f.evidence) for f in found] == [((), (says,))] * same
+
+
+def test_outputs_of_every_shape_are_looked_at():
+    table = torch.tensor([[1.0, 2.0], [1.0, 2.5]])
+    assert variation(table) == 0.2
+    assert variation({"logits": table, "loss": torch.tensor(3.0)}) == 0.2
+    assert variation((torch.ones(2, 3), [table])) == 0.2  # the largest
+    assert variation(torch.zeros(2, 3)) == 0
+    nothing = (table[:1], torch.tensor(1.0), torch.tensor([1, 2]), None, table * math.nan)
+    assert all(math.isnan(variation(output)) for output in nothing)
+
+
+def test_of_many_layers_the_worst_are_printed():
+    parts = [units(dead, name=str(dead)) for dead in (10, 40, 20, 30, 50)]
+    (finding,) = diagnose(UnitReport(tuple(parts)))
+    assert finding.layers == ("10", "40", "20", "30", "50")
+    assert [text.partition(":")[0] for text in finding.evidence] == ["50", "40", "30", "20", "10"]
+    printed = str(finding).splitlines()
+    assert len(printed) == 6
+    assert printed[0] == "units dead in 10, 40, 20, 30 and 1 more (chapter dead_relu)"
+    assert printed[-1] == "   (1 more, none of them worse; .evidence has all)"
+    (finding,) = diagnose(UnitReport(tuple(parts[:4])))
+    assert [text.partition(":")[0] for text in finding.evidence] == ["10", "40", "20", "30"]
+    assert len(str(finding).splitlines()) == 5
 
 
 def test_rounding_is_no_signal_where_some_inputs_are_zero():
@@ -308,20 +352,19 @@ def test_evidence_tells_bias_weights_and_inputs_of_the_units_concerned():
         model[0].bias[20] = -40.0
     found = diagnose(census(model, x), model, x)
     assert [(f.what, f.layers, f.n_units) for f in found] == [("units dead", ("1",), 21)]
-    counts, made = found[0].evidence
-    assert counts == "1: 21 of 64 units on 600 samples"
     scale = float(model[0].weight.detach().std(correction=0)) / math.sqrt(2 / 20)
     share = 1 - float(x.var(dim=0).mean() / x.square().mean())
-    assert made == (
-        f"1: made by '0': weights' standard deviation {scale:.2f} times He's, "
-        f"{100 * share:.0f} % of its inputs' mean square is their mean's, median bias -30"
+    assert found[0].evidence == (
+        "1: 21 of 64 units on 600 samples, made by '0': weights' standard deviation "
+        f"{scale:.2f} times He's, {100 * share:.0f} % of its inputs' mean square is their mean's, "
+        "median bias -30",
     )
     assert "inputs" not in str(diagnose(census(model, x), model)[0].evidence)
 
 
 def test_evidence_counts_what_inputs_of_a_deeper_layer_share():
     model, x = net(widths=(64, 64)), samples()
-    sources, far = examine(census(model, x), model, x)
+    sources, far, _ = examine(census(model, x), model, x)
     h = model[1](model[0](x)).detach()
     share = 1 - float(h.var(dim=0).mean() / h.square().mean())
     assert sources["3"].offset == pytest.approx(share)
@@ -346,7 +389,7 @@ class Twice(nn.Sequential):
 def test_what_a_layer_receives_is_that_of_its_first_call_in_evaluation_mode():
     model = Twice(nn.Dropout(0.9), nn.Linear(20, 20), nn.ReLU()).double().train()
     x = samples() + 1
-    sources, _ = examine(UnitReport((units(n=20, name="2", made_by="1"),)), model, x)
+    sources, *_ = examine(UnitReport((units(n=20, name="2", made_by="1"),)), model, x)
     share = 1 - float(x.var(dim=0).mean() / x.square().mean())
     assert sources["2"].offset == pytest.approx(share)
 
@@ -357,9 +400,9 @@ def test_a_norm_over_positions_says_nothing_of_units():
         model[0].bias[6:].fill_(-3.0)
         model[1].bias.fill_(-9.0)
     x = samples(1500).float().view(300, 5, 20)
-    assert examine(census(model, x), model) == ({}, pytest.approx(math.nan, nan_ok=True))
+    assert examine(census(model, x), model)[0] == {}
     (finding,) = diagnose(UnitReport((units(on=7, n=12, name="2", made_by="0"),)), model)
-    assert finding.evidence[1].endswith("median bias -3")
+    assert finding.evidence[0].endswith("median bias -3")
 
 
 @pytest.mark.parametrize("n", [4, 5, 6])
@@ -418,7 +461,7 @@ def test_the_layer_that_a_report_names_is_the_one():
     with torch.no_grad():
         model["b"].bias.fill_(-7.0)
     report = UnitReport((units(4, n=10, name="ModuleDict", made_by="b"),))
-    assert diagnose(report, model)[0].evidence[1].endswith("median bias -7")
+    assert diagnose(report, model)[0].evidence[0].endswith("median bias -7")
     report = UnitReport((units(4, n=11, name="ModuleDict", made_by="b"),))
     with pytest.raises(ValueError, match=r"report must be of this model.*11 units.*\(10, 20\)"):
         diagnose(report, model)
@@ -465,7 +508,7 @@ def test_layers_of_transformers_and_inputs_in_a_dict():
     for inputs in (None, x, {"input": x}):
         found = {finding.what: finding for finding in diagnose(census(model, x), model, inputs)}
         assert found["units dead"].n_units == 30
-        assert "made by '0': weights' standard deviation 0.1" in found["units dead"].evidence[1]
+        assert "made by '0': weights' standard deviation 0.1" in found["units dead"].evidence[0]
     with pytest.raises(ValueError, match="inputs must be what the model takes, but with dict"):
         diagnose(census(model, x), model, {"y": x})
 
@@ -490,7 +533,7 @@ def test_tokens_have_no_mean_and_a_layer_behind_an_lstm_is_not_the_first():
         model.head[0].bias[20:] = 0.1
     found = diagnose(census(model, tokens), model, tokens)
     assert [(f.what, f.n_units) for f in found] == [("units dead", 20)]
-    assert found[0].evidence[1].endswith("median bias -9")
+    assert found[0].evidence[0].endswith("median bias -9")
 
 
 def test_a_module_in_two_places_has_a_layer_for_each():
@@ -505,9 +548,15 @@ def test_a_module_in_two_places_has_a_layer_for_each():
 
 def test_a_sum_in_between_is_not_taken_for_a_layer():
     model = residual_mlp(20, 5, np.random.default_rng(0), width=32, blocks=2)
-    sources, _ = examine(census(model, samples()), model)
+    sources, *_ = examine(census(model, samples()), model)
     assert sources["1.branch.0"].layer == "0"
     assert "2.branch.0" not in sources
+    report = UnitReport((units(40, name="2.branch.0"),))
+    assert diagnose(report).findings[0].evidence == (
+        "2.branch.0: 40 of 100 units on 1,000 samples",
+    )
+    (text,) = diagnose(report, model).findings[0].evidence
+    assert text.endswith("made by no layer that is known: a sum, or out of sight")
 
 
 @pytest.mark.parametrize(

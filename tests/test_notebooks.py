@@ -180,6 +180,30 @@ def test_main_runs_what_is_named(book):
     assert json.loads((book / "one.ipynb").read_text())["cells"][1]["metadata"] == {}
 
 
+def test_only_cells_that_were_edited_or_cleared_get_other_outputs(book):
+    """As on another processor, where every cell prints something else."""
+    cells = [cell(f"print({n})", f"{n}, elsewhere\n") for n in range(3)]
+    for code in cells:
+        code["metadata"] = {"ran": fingerprint(code["source"])}
+    cells[1]["source"] = "print('edited')"
+    cells[2] |= {"outputs": [], "execution_count": None}
+    page = book / "two.ipynb"
+    page.write_text(notebook(prose("# Two"), *cells, cell("3", "of no known run\n")))
+
+    def stored():
+        codes = json.loads(page.read_text())["cells"][1:]
+        assert all(
+            code["metadata"]["ran"] == fingerprint("".join(code["source"])) for code in codes
+        )
+        outputs = [code["outputs"][0] for code in codes]
+        return ["".join(o.get("text") or o["data"]["text/plain"]).strip() for o in outputs]
+
+    main(["two", "--book", str(book), "--changed"])
+    assert stored() == ["0, elsewhere", "edited", "2", "3"]
+    main(["two", "--book", str(book)])
+    assert stored() == ["0", "edited", "2", "3"]
+
+
 def test_replication_stores_every_value(book, capsys):
     (book / "one.ipynb").write_text(notebook(prose("# One")))
     text = (book / "two.ipynb").read_text()
@@ -226,7 +250,7 @@ def test_value_that_is_no_number_is_stored_as_none(book):
 
 def test_main_without_names_runs_all(book, monkeypatch):
     ran = []
-    monkeypatch.setattr(notebooks, "execute", lambda path: ran.append(path.stem))
+    monkeypatch.setattr(notebooks, "execute", lambda path, **_: ran.append(path.stem))
     monkeypatch.setattr(notebooks, "_write", lambda path, notebook: None)
     main(["--book", str(book)])
     assert ran == ["one", "two"]
@@ -252,6 +276,6 @@ def test_first_page_run_anew_gives_the_readme_its_figure(book, monkeypatch):
         "outputs": [drawn],
         "metadata": {"mystnb": {"figure": {"name": "fig-living"}}},
     }
-    monkeypatch.setattr(notebooks, "execute", lambda path: page)
+    monkeypatch.setattr(notebooks, "execute", lambda path, **_: page)
     main(["intro", "--book", str(book)])
     assert (book / "assets" / "readme-figure.png").read_bytes() == b"pixels"

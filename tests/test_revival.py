@@ -2295,7 +2295,7 @@ def test_a_shift_that_fails_changes_nothing():
         model[2].weight[1] = -100
     numbers = everything(model)
     for options, says in (
-        ({}, "'3': 2 has no bias"),  # after the first layer has been shifted
+        ({"layers": ["1", "3"]}, "'3': 2 has no bias"),  # after the first layer has been shifted
         ({"p_active": 1.0}, "p_active must be a finite number"),
         ({"layers": ["7"]}, "layers must be among '1', '3', not '7'"),
         ({"layers": "13"}, "layers must be a list of names, not '13'"),
@@ -2306,8 +2306,22 @@ def test_a_shift_that_fails_changes_nothing():
         assert same(everything(model), numbers)
     pooled, x = build("pooled first")
     with pytest.raises(ValueError, match="something stands between"):
-        shift_bias(pooled, x, all_units=True)
+        shift_bias(pooled, x, layers=census(pooled, x).names, all_units=True)
     assert not pooled[0]._forward_hooks
+
+
+def test_what_cannot_be_shifted_is_left_and_named():
+    model, x = build("mlp")
+    with torch.no_grad():
+        model[0].bias[1] = -100
+        model[2].weight[1] = -100
+    numbers = everything(model)
+    done = shift_bias(model, x)
+    assert done.left == {"3": "2 has no bias"}
+    assert done.changed == ("1: 1 units shifted by 0.bias",)
+    assert str(done).splitlines()[1] == "left '3': 2 has no bias"
+    assert not done.after["1"].dead.any()
+    assert not same(everything(model), numbers)
 
 
 def test_a_constant_feature_is_not_divided_by_its_rounding():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.website import HTML
+from tests.website import BOOK, HTML
 
 QUERIES = {
     "batch norm eval": "batch_norm",
@@ -74,6 +76,32 @@ def test_right_page_is_among_the_first_three(searching: Any, query: str) -> None
     found = searching.evaluate("query => findPages(query)", query)
     pages = [hits[0].partition(".html")[0] for hits in found]
     assert set(pages[:3]) & set(QUERIES[query].split()), pages[:6]
+
+
+def test_a_source_is_found_by_its_own_words(searching: Any) -> None:
+    """A reader types the first twelve signs of a clause, or the document's subject."""
+    sources = yaml.safe_load((BOOK / "sources.yml").read_text())
+    clauses: dict[str, set[str]] = {}
+    stems = {name: document["stem"] for name, document in sources["documents"].items()}
+    runs = [
+        (
+            max(re.findall(r"[\u4e00-\u9fff]+", row["says"]), key=len, default="")[:12],
+            stems[name[:2]],
+        )
+        for name, row in sources["statements"].items()
+    ]
+    for query, stem in runs:
+        if len(query) >= 4:
+            clauses.setdefault(query, set()).add(stem)
+    for document in sources["documents"].values():
+        clauses.setdefault(document["subject"], set()).add(document["stem"])
+    assert len(clauses) > 200
+    lost = []
+    for query, stems_of_it in clauses.items():
+        found = searching.evaluate("query => findPages(query)", query)
+        if not stems_of_it & {hits[0].partition(".html")[0] for hits in found[:3]}:
+            lost.append(query)
+    assert len(lost) <= len(clauses) / 20, lost
 
 
 def test_results_name_sections_and_show_prose(searching: Any, server: Any) -> None:

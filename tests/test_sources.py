@@ -120,6 +120,21 @@ def test_documents_point_to_their_worst_errors_and_to_pages(document):
     assert {*about["path"]} <= {*PAGES}
 
 
+ROW_LINK = re.compile(r"\((source_\w+)\.ipynb#(S\d-\d\d)\)")
+
+
+def test_chapters_that_speak_of_a_source_link_to_what_it_says():
+    linked = {name: ROW_LINK.findall("".join(page.values())) for name, page in PAGES.items()}
+    for name, links in linked.items():
+        for stem, id in links:
+            assert id in STATEMENTS, f"{name} links to {id}"
+            assert DOCUMENTS[id[:2]]["stem"] == stem, f"{name} links to {id} on another's page"
+    spoken = re.compile(r"\b([Aa]|[Oo]ne|[Tt]he same|[Oo]ur|[Tt]his book's) sources?\b")
+    for name in linked.keys() - {about["stem"] for about in DOCUMENTS.values()}:
+        text = re.sub(r"\[[^\]]*\]" + ROW_LINK.pattern, "", "".join(PAGES[name].values()))
+        assert not spoken.search(text), f"{name} speaks of a source without a link"
+
+
 @pytest.mark.parametrize(
     ("name", "digest"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import random
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from companion.detection import census, watch
 from companion.experiments import digits
-from companion.revival import Outcome, Trial, trial
+from companion.revival import Outcome, Trial, redraw, trial
 from companion.revival.candidates import AS_IT_IS, REMEDIES, Candidate, Run
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -68,8 +69,8 @@ PLANTED = {
     "healthy": (net, SGD, 0.0, {AS_IT_IS}),
     "rate": (net, partial(torch.optim.SGD, lr=3.0), 0.0, {"a tenth of the rate", "batch norm"}),
     "offset": (net, SGD, 20.0, {"inputs centred"}),
-    "biases": (partial(net, bias=-3.0), SGD, 0.0, {"weights drawn anew"}),
-    "weights": (partial(net, scale=10.0), SGD, 0.0, {"weights drawn anew"}),
+    "biases": (partial(net, bias=-3.0), SGD, 0.0, {"redrawn"}),
+    "weights": (partial(net, scale=10.0), SGD, 0.0, {"redrawn"}),
     "frozen": (lambda seed: frozen(net(seed)), SGD, 0.0, {AS_IT_IS, "unfrozen"}),
 }
 """By fault: a net of a seed, its optimizer, how far its inputs are from zero, and what helps."""
@@ -103,8 +104,8 @@ def test_the_remedy_named_first_works_in_a_training_ten_times_as_long(fault):
 def test_weights_of_nan_are_drawn_anew():
     model, loader = small()
     model[0].weight.data[0, 0] = math.nan
-    found = quick(model, loader, steps=50, remedies=["weights drawn anew", "warm-up"])
-    assert found.best == "weights drawn anew"
+    found = quick(model, loader, steps=50, remedies=["redrawn", "warm-up"])
+    assert found.best == "redrawn"
     assert found.outcomes[0].loss < 0.5
     assert "instead of not finite" in found.advice
     assert math.isnan(found.loss)
@@ -242,21 +243,28 @@ def test_each_fifth_batch_is_held_out_and_the_rest_come_again_in_an_order_by_see
     call, given = Recorder(), []
     found = quick(
         model, (given.append(b["id"]) or b for b in loader), loss=None, call=call, steps=steps,
-        seeds=3, remedies=["gradient clipped", "warm-up"],
+        seeds=3, remedies=["warm-up", "gradient clipped"],
     )  # fmt: skip
     assert given == list(range(taken))  # taken once, no more than needed
     assert found.n_held == len(held)
     used = [i for i in range(taken) if i not in held]
     assert set(call.measured) == set(held or used)
-    trained = np.array(call.trained[1:]).reshape(3, 3, steps)  # the first: is it a loss of this?
-    assert (trained == trained[0]).all()  # remedies see the same
-    for order in trained[0]:
+    trained = np.array(call.trained[1:]).reshape(-1, steps)  # the first: is it a loss of this?
+    seeds = {outcome.remedy: len(outcome.losses) for outcome in found.outcomes}
+    assert len(trained) == sum(seeds.values())
+    first = trained[: seeds.pop(AS_IT_IS)]
+    assert len(first) == 3
+    place = 3
+    for n_seeds in (seeds["warm-up"], seeds["gradient clipped"]):
+        assert (trained[place : place + n_seeds] == first[:n_seeds]).all()  # they see the same
+        place += n_seeds
+    for order in first:
         for start in range(0, steps, len(used)):
             part = order[start : start + len(used)].tolist()
             assert len(set(part)) == len(part)
             assert set(part) <= set(used)
     if len(used) > 2:
-        assert len({tuple(order) for order in trained[0]}) > 1
+        assert len({tuple(order) for order in first}) > 1
 
 
 def test_the_outcome_as_it_is_is_that_of_a_loop_by_hand():
@@ -295,7 +303,8 @@ def test_seeds_differ_and_repeat():
         runs.append(quick(model, loader, seeds=3))
     one, two = runs
     assert [o.losses for o in one.outcomes] == [o.losses for o in two.outcomes]
-    assert all(len(set(outcome.losses)) == 3 for outcome in one.outcomes)
+    assert all(len(set(outcome.losses)) == len(outcome.losses) for outcome in one.outcomes)
+    assert len(next(o for o in one.outcomes if o.remedy == AS_IT_IS).losses) == 3
 
 
 def test_only_one_batch_without_a_draw_leaves_no_spread():
@@ -418,13 +427,68 @@ def test_weights_are_drawn_by_hes_rule():
     model[1].running_mean += 3
     model[1].weight.data += 3
     torch.manual_seed(0)
-    drawn = applied("weights drawn anew", model, []).model
+    drawn = applied("redrawn", model, []).model
     for place, fan_in in ((0, 144), (4, 64)):
         std = float(drawn[place].weight.detach().std())
         assert std == pytest.approx(math.sqrt(2 / fan_in), rel=0.03)
     assert not drawn[4].bias.any()
     assert (drawn[1].weight == 1).all()
     assert not drawn[1].running_mean.any()
+
+
+def test_to_redraw_and_slow_down_does_both():
+    model, loader = small()
+    run = applied("redrawn, a tenth of the rate", model, loader)
+    assert not torch.equal(run.model[0].weight, model[0].weight)
+    assert run.rate(0) == 0.1
+
+
+class Conv1D(nn.Module):
+    """The linear layer of GPT-2, whose weight stands the other way round."""
+
+    def __init__(self):
+        super().__init__()
+        self.nf = 64
+        self.weight = nn.Parameter(torch.ones(100, 64))
+        self.bias = nn.Parameter(torch.ones(64))
+
+
+class Bare(nn.Module):
+    """A layer of each kind that draws its parameters in a way of its own, or cannot."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.table = nn.Embedding(30, 8)
+        self.up = nn.ConvTranspose2d(8, 6, 3, groups=2)
+        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(40, 50))
+        self.old = nn.utils.weight_norm(nn.Linear(8, 8))
+        self.gpt = Conv1D()
+        self.token = nn.Parameter(torch.ones(8))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_every_parameter_is_drawn_anew_or_named():
+    torch.manual_seed(0)
+    model = Bare()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(3.0)
+    torch.manual_seed(1)
+    stayed = redraw(model)
+    assert sorted(stayed) == ["old.bias", "old.weight_g", "old.weight_v", "token"]
+    for name, p in model.named_parameters():
+        assert (p == 3).all() == (name in stayed), name
+    assert float(model.gpt.weight.detach().std()) == pytest.approx(math.sqrt(2 / 100), rel=0.03)
+    assert float(model.up.weight.detach().std()) == pytest.approx(math.sqrt(2 / (4 * 9)), rel=0.1)
+    original = model.spectral.parametrizations.weight.original
+    assert float(original.detach().std()) == pytest.approx(math.sqrt(2 / 40), rel=0.05)
+    once = [p.detach().clone() for p in model.parameters()]
+    torch.manual_seed(1)
+    redraw(model)
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), once, strict=True))
+    with pytest.raises(TypeError, match="model must be"):
+        redraw("net")
 
 
 def test_frozen_parameters_are_trained():
@@ -509,7 +573,7 @@ def test_a_model_without_known_activations_is_tried_by_its_loss():
     assert math.isnan(found.dead)
     with torch.no_grad():
         assert found.loss == pytest.approx(float(cross_entropy(model(loader[4][0]), loader[4][1])))
-    assert {"a tenth of the rate", "warm-up", "weights drawn anew"} <= {
+    assert {"a tenth of the rate", "warm-up", "redrawn"} <= {
         outcome.remedy for outcome in found.outcomes
     }
     assert "follows a layer" in found.not_tried["batch norm"]
@@ -640,15 +704,25 @@ def test_a_compiled_model_is_tried_as_the_original():
 # ---- the verdict ----------------------------------------------------------------------------
 
 
-def verdict(monkeypatch, start, **losses):
+def verdict(monkeypatch, start, gain=math.nan, **losses):
     """Run a trial whose measurements are given: by remedy, the loss of each seed."""
     module = sys.modules["companion.revival.trial"]
-    names = [AS_IT_IS, *(name for name in losses if name != "base")]
-    values = iter([start, *losses["base"], *(v for k in losses if k != "base" for v in losses[k])])
-    monkeypatch.setattr(module, "_measure", lambda *_: (next(values), 0.25))
-    fake = {name: Candidate(lambda run: None, f"do {name}") for name in names}
+    values = {AS_IT_IS: losses.pop("base"), **losses}
+    coming = [start]
+
+    def measured(*_):
+        return coming.pop(), 0.25, gain
+
+    def apply(run, seeds):
+        coming.append(next(seeds))
+
+    fake = {
+        name: Candidate(partial(apply, seeds=iter(row)), f"do {name}")
+        for name, row in values.items()
+    }
+    monkeypatch.setattr(module, "_measure", measured)
     monkeypatch.setattr(module, "REMEDIES", fake)
-    return quick(*small(), steps=1, seeds=len(losses["base"]))
+    return quick(*small(), steps=1, seeds=len(values[AS_IT_IS]))
 
 
 @pytest.mark.parametrize(
@@ -703,8 +777,14 @@ def test_the_best_of_those_that_help_is_first_and_the_rest_stand_by_their_loss(m
         monkeypatch, 3.0, base=(1.0, 1.2), good=(0.5, 0.6), best=(0.3, 0.5), lucky=(0.1, 1.3),
         lost=(math.nan, 0.1), bad=(1.5, 1.5),
     )  # fmt: skip
-    order = [outcome.remedy for outcome in found.outcomes]
-    assert order == ["best", "good", "lucky", AS_IT_IS, "bad", "lost"]
+    losses = {outcome.remedy: outcome.losses for outcome in found.outcomes}
+    assert losses == {
+        "best": (0.3, 0.5), "good": (0.5, 0.6), "lucky": (0.1, 1.3), AS_IT_IS: (1.0, 1.2),
+        "bad": (1.5,), "lost": (pytest.approx(math.nan, nan_ok=True),),  # beaten with one seed
+    }  # fmt: skip
+    assert list(losses) == ["best", "good", "lucky", AS_IT_IS, "bad", "lost"]
+    assert str(found.outcomes[4]) == "1.5"
+    assert math.isnan(found.outcomes[4].spread)
     assert found.advice == (
         "Take 'best': a loss of 0.4 ± 0.1 instead of 1.1 ± 0.1, with 2 seeds lower by 0.7 to 0.7. "
         "How: do best."
@@ -733,8 +813,8 @@ def test_a_trial_prints_as_a_table_in_text_html_and_plain_values():
         "remedy    loss        dead  seconds",
         "<b>       0.3 ± 0.07  38 %  1.2",
         "as it is  1 ± 0       ?     2.0",
-        "7 steps, 2 seeds (±: their standard deviation), measured on 4 batches held out; at the "
-        "start: loss 3, dead 12 %",
+        "7 steps, 2 seeds (±: their standard deviation; fewer where a remedy was beaten), measured "
+        "on 4 batches held out; at the start: loss 3, dead 12 %",
         "not tried: x (no)",
     ]
     page = found._repr_html_()
@@ -747,6 +827,94 @@ def test_a_trial_prints_as_a_table_in_text_html_and_plain_values():
     assert again["not_tried"] == {"x": "no"}
     on_all = Trial((base,), {}, 3.0, 0.125, 7, 2, 0)
     assert "measured on the batches trained on" in str(on_all)
+    assert "no better than a guess" not in str(found)
+    same = dataclasses.replace(base, gains=(1.0, 0.0099))
+    same = Trial((dataclasses.replace(one, gains=(1.0, 1.0)), same), {}, 3.0, 0.125, 7, 2, 4, True)
+    says = "no better than a guess (a net that is given the inputs of other samples): "
+    assert str(same).splitlines()[-1] == f"{says}at the start; as it is"
+
+
+# ---- better than a guess --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("gain", "best"), [(0.0099, AS_IT_IS), (0.0101, "other")])
+def test_a_remedy_must_be_better_than_a_guess(monkeypatch, gain, best):
+    found = verdict(monkeypatch, 3.0, base=(2.0, 2.0), other=(1.0, 1.0), gain=gain)
+    assert found.best == best
+    losses = {outcome.remedy: outcome.losses for outcome in found.outcomes}
+    assert len(losses["other"]) == (2 if best == "other" else 1)
+    if best == AS_IT_IS:
+        assert found.outcomes[0].guesses
+        assert found.advice == (
+            "Within 1 steps the net comes to do better than a guess under no remedy: "
+            "try more steps."
+        )
+
+
+class Sequential(nn.Module):
+    """Takes sequences, in either order of axes, and calls an embedding first."""
+
+    def __init__(self, batch_first):
+        super().__init__()
+        self.axis = 1 if batch_first else 0
+        self.table, self.act, self.head = nn.Embedding(9, 9), nn.ReLU(), nn.Linear(9, 2)
+
+    def forward(self, tokens):
+        return self.head(self.act(self.table(tokens)).mean(self.axis))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_with_inputs_of_others_a_net_that_has_learned_does_worse(batch_first):
+    tokens = torch.arange(2).repeat_interleave(8).repeat(6).view(6, 16)[..., None].expand(6, 16, 3)
+    y = torch.arange(2).repeat_interleave(8).repeat(6).view(6, 16)
+    loader = [(t if batch_first else t.T, target) for t, target in zip(tokens, y, strict=True)]
+    torch.manual_seed(0)
+    model = Sequential(batch_first)
+    adam = partial(torch.optim.Adam, lr=0.05)
+    found = quick(model, loader, adam, steps=40, remedies=[])
+    (outcome,) = found.outcomes
+    assert found.guesses
+    assert not outcome.guesses
+    assert outcome.loss < 0.05
+    assert min(outcome.gains) > 2  # all are wrong
+    model.head.weight.data.fill_(0.0)
+    model.head.requires_grad_(False)
+    found = quick(model, loader, adam, steps=40, remedies=[])
+    assert found.outcomes[0].gains == pytest.approx((0, 0), abs=1e-7)
+    assert found.advice.startswith(
+        "Within 40 steps the net comes to do better than a guess under no"
+    )
+
+
+def test_where_nothing_can_be_exchanged_it_is_not_asked():
+    class Free(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 3))
+
+        def forward(self, x):
+            return torch.relu(x) @ self.weight.T
+
+    class Outer(nn.Sequential):
+        """Its own parameter is not that of a layer."""
+
+        def __init__(self):
+            super().__init__(nn.ReLU())
+            self.weight = nn.Parameter(torch.randn(2, 3))
+
+        def forward(self, x):
+            return super().forward(x) @ self.weight.T
+
+    _, loader = small()
+    (free,) = quick(Free(), loader, remedies=[]).outcomes  # is a layer itself
+    assert all(map(math.isfinite, free.gains))
+    (outer,) = quick(Outer(), loader, remedies=[]).outcomes
+    assert all(map(math.isnan, outer.gains))
+    model, loader = small()
+    singles = [(x[:1], y[:1]) for x, y in loader]
+    (alone,) = quick(model, singles, remedies=[]).outcomes
+    assert all(map(math.isnan, alone.gains))
+    assert not alone.guesses
 
 
 # ---- arguments ------------------------------------------------------------------------------

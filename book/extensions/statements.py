@@ -54,6 +54,7 @@ slope is zero for every example; a sum before the activation is its *pre-activat
 """
 """What a reader of any of these pages has to know."""
 
+ROW = re.compile(r'<article class="statement [^"]*" id="([^"]+)">')
 Row = dict[str, Any]
 
 
@@ -199,7 +200,8 @@ class Statements(Sources):
             return []
         section, titles = row["section"], self.env.app.source_pages[row["page"]]
         if row["page"] == self.env.docname:
-            link = f"[the run stands on this page](#{section})"
+            what = "the run stands" if "](claim:" in row.get("answer", "") else "more"
+            link = f"[{what} on this page](#{section})"
         else:
             title = titles[section]
             name = title if title == titles[""] else f"{titles['']}: {title}"
@@ -270,9 +272,17 @@ def pages(book: Path) -> dict[str, dict[str, str]]:
     return found
 
 
+def offer_rows(app: Sphinx, doctree: nodes.document) -> None:
+    """Let pages link to a row as they do to a heading: ``[so](source_choice.ipynb#S4-12)``."""
+    ids = [tag for raw in doctree.findall(nodes.raw) for tag in ROW.findall(raw.astext())]
+    slugs = app.env.metadata[app.env.docname].setdefault("myst_slugs", {})
+    slugs |= {id: (0, id, id) for id in ids}
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register it."""
     app.add_directive("sources", Cards)
     app.add_directive("source", Head)
     app.add_directive("statements", Statements)
+    app.connect("doctree-read", offer_rows)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -168,7 +168,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     inline, displayed = or_warn(katex.html_visit_math), or_warn(katex.html_visit_displaymath)
     app.add_html_math_renderer("website", (inline, None), (displayed, None))
     NumpyDocstring._consume_inline_attribute = whole_text
-    for part in ("address", "evidence", "lesson", "search", "statements"):
+    for part in ("address", "evidence", "lesson", "names", "search", "statements"):
         app.setup_extension(part)
     app.connect("config-inited", configure)
     app.connect("html-page-context", mend_page, priority=900)

@@ -31,7 +31,9 @@ def fingerprint(source: str) -> str:
     return hashlib.sha256(source.strip().encode()).hexdigest()[:12]
 
 
-def execute(path: Path, *, seed: int = 0, notes: Path | None = None) -> dict[str, Any]:
+def execute(
+    path: Path, *, seed: int = 0, notes: Path | None = None, changed: bool = False
+) -> dict[str, Any]:
     """Run a notebook in a fresh kernel and return it, cleaned, without writing it.
 
     Parameters
@@ -43,6 +45,9 @@ def execute(path: Path, *, seed: int = 0, notes: Path | None = None) -> dict[str
     notes : Path, optional
         File to which every claim adds its value, as a line of JSON; then the run goes on at a claim
         that fails.
+    changed : bool, default False
+        Take only the outputs of cells that were edited or cleared since they ran; of the others,
+        those that are stored.
 
     Returns
     -------
@@ -66,16 +71,23 @@ def execute(path: Path, *, seed: int = 0, notes: Path | None = None) -> dict[str
         record_timing=False,
         resources={"metadata": {"path": str(path.resolve().parent)}},
     )
+    stored = [cell.outputs if changed and _untouched(cell) else None for cell in notebook.cells]
     client.execute(env=environment)
     notebook.metadata = {"kernelspec": _KERNEL, "language_info": {"name": "python"}}
-    for cell in notebook.cells:
+    for cell, outputs in zip(notebook.cells, stored, strict=True):
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.metadata["ran"] = fingerprint(cell.source)
-            cell.outputs = _joined(cell.outputs)
+            cell.outputs = _joined(cell.outputs) if outputs is None else outputs
     ran: dict[str, Any] = json.loads(nbformat.writes(notebook))
     collapse(ran["cells"])
     return ran
+
+
+def _untouched(cell: Any) -> bool:
+    """Whether a cell is as it was when it ran, with the outputs of that run."""
+    cleared = cell.get("execution_count") is None
+    return not cleared and cell.metadata.get("ran") == fingerprint(cell.source)
 
 
 def collapse(cells: Iterable[dict[str, Any]]) -> None:
@@ -225,6 +237,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", help="stems of notebooks in book/, e.g. activations")
     parser.add_argument("--book", type=Path, default=Path("book"))
     parser.add_argument("--replicate", type=int, metavar="SEEDS", default=0)
+    parser.add_argument(
+        "--changed", action="store_true", help="store only the outputs of cells that were edited"
+    )
     options = parser.parse_args(arguments)
     if options.replicate:
         if failed := replicate(options.book, options.replicate, options.names):
@@ -232,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     for name in options.names or [page.stem for page in _notebooks(options.book)]:
         path = options.book / f"{name}.ipynb"
-        _write(path, ran := execute(path))
+        _write(path, ran := execute(path, changed=options.changed))
         print(f"ran {path}", flush=True)
         if name == "intro":
             readme = options.book / "assets" / "readme-figure.png"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from companion.checks import real, whole
-from companion.detection.evidence import Source, examine
+from companion.detection.evidence import SAME, Source, examine
 from companion.detection.report import UnitReport
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ KINDS = {
 FAR, LARGE, SMALL = 0.5, 3.0, 0.2
 """Share of the mean in the inputs' mean square; weights' standard deviations over He's."""
 
+LONGEST = 4
+"""Layers whose evidence a finding prints."""
+
 HAND_OVER = (
     "What helps is found by trying, with trial from companion:\n"
     "   print(trial(model, make_optimizer, loss, loader))"
@@ -54,14 +57,16 @@ class Finding:
     what: str  #: "not finite", "layer dead", ...; the docstring of `diagnose` lists them
     layers: tuple[str, ...]  #: names of the activations, as in the report; empty: the whole model
     n_units: int  #: how many of their units are concerned
-    evidence: tuple[str, ...]  #: what was measured
+    evidence: tuple[str, ...]  #: what was measured, a text a layer; over 4 layers the worst first
     page: str  #: the chapter that explains it, by its file's stem
 
     def __str__(self) -> str:
-        where = f" in {', '.join(self.layers)}" if self.layers else ""
+        where = f" in {_listed(self.layers)}" if self.layers else ""
         lines = [f"{self.what}{where} (chapter {self.page})"]
-        for text in self.evidence:
+        for text in self.evidence[:LONGEST]:
             lines += wrap(text, 80, initial_indent="   ", subsequent_indent=" " * 6)
+        if (more := len(self.evidence) - LONGEST) > 0:
+            lines.append(f"   ({more} more, none of them worse; .evidence has all)")
         return "\n".join(lines)
 
 
@@ -137,14 +142,16 @@ def diagnose(
         - **weights far from He's rule**: their standard deviation is more than 3 times that of the
           rule, or less than 0.2 times. (Needs `model`, as do the next two.)
         - **parameters frozen**: any that no gradient will change.
-        - **no signal**: a layer receives the same for every sample. Nothing else is said of its
-          units. (Needs `inputs`.)
+        - **no signal**: a layer receives the same for every sample, and nothing else is said of its
+          units; or the model returns the same for every sample, to 1e-4 of its largest number.
+          (Needs `inputs`.)
         - **too few samples**: less than `n_least`.
 
         The evidence for units names, where it is known, the layer that makes them: its weights'
         standard deviation over that of He's rule, how much of its inputs' mean square is that of
         their mean, and the units' median bias; or, if a norm stands between, for how many of them
-        its shift is at most −2 scales (:math:`\beta\le-2|\gamma|<0`), or both are zero.
+        its shift is at most −2 scales (:math:`\beta\le-2|\gamma|<0`), or both are zero. Of more
+        than four layers the four with the largest share of such units are printed.
 
     Raises
     ------
@@ -176,21 +183,22 @@ def diagnose(
     n_least = whole("n_least", n_least)
     if inputs is not None and model is None:
         raise ValueError("inputs need the model that takes them: give model too")
-    sources, far = ({}, math.nan) if model is None else examine(report, model, inputs)
-    cases = [
-        case
-        for part in report.layers
-        for case in _of_units(part, sources.get(part.name), dead, always_on, n_least)
-    ]
-    cases += _of_model(report, model, far, n_least)
+    sources, far, apart = dict[str, Source](), math.nan, math.nan
+    if model is not None:
+        sources, far, apart = examine(report, model, inputs)
+    cases: list[_Case] = []
+    for part in report.layers:
+        source = sources.get(part.name)
+        cases += _of_units(part, source, model is not None, dead, always_on, n_least)
+    cases += _of_model(report, model, far, apart, n_least)
     findings = []
     for what, page in KINDS.items():
         found = [case for case in cases if case.what == what]
         layers = tuple(case.layer for case in found if case.layer)
+        if len(found) > LONGEST:
+            found.sort(key=lambda case: -case.share)  # which is stable
         evidence = tuple(
-            f"{case.layer}: {text}" if case.layer else text
-            for case in found
-            for text in case.evidence
+            f"{case.layer}: {case.text}" if case.layer else case.text for case in found
         )
         n_units = sum(case.n_units for case in found)
         findings += [Finding(what, layers, n_units, evidence, page)] if found else []
@@ -203,55 +211,67 @@ class _Case:
 
     what: str
     layer: str
-    evidence: list[str]
+    text: str
     n_units: int = 0
+    share: float = 1.0  #: of the layer's units
 
 
 def _of_units(
-    part: LayerReport, source: Source | None, dead: float, always_on: float, n_least: int
+    part: LayerReport,
+    source: Source | None,
+    asked: bool,
+    dead: float,
+    always_on: float,
+    n_least: int,
 ) -> Iterator[_Case]:
     """Find what is wrong with the units of one activation."""
     if n := int(part.nan.sum()):
-        yield _Case("not finite", part.name, [f"{n} of {len(part)} units gave NaN or infinity"], n)
+        text = f"{n} of {len(part)} units gave NaN or infinity"
+        yield _Case("not finite", part.name, text, n, n / len(part))
     if source is not None and not SMALL <= source.scale <= LARGE:
         text = f"made by {source.layer!r}: {_scale(source)}"
-        yield _Case("weights far from He's rule", part.name, [text])
+        yield _Case("weights far from He's rule", part.name, text)
     if source is not None and source.constant:
         text = f"what {source.layer!r} receives is the same for every sample"
-        yield _Case("no signal", part.name, [text], len(part))
+        yield _Case("no signal", part.name, text, len(part))
         return
     bounded = part.activation in BOUNDED
     flat = part.saturated | part.dead if bounded else part.saturated
+    units = {
+        "units dead": part.dead & (not bounded),
+        "units saturated": flat,
+        "always on": part.always_on & (part.activation != "identity"),
+    }
     if part.dead.all():
-        yield _case("layer dead", part, part.dead, source)
+        units = {"layer dead": part.dead}
+    elif part.n_seen < n_least:
         return
-    if part.n_seen < n_least:
-        return
-    if not bounded and part.dead.mean() > dead:
-        yield _case("units dead", part, part.dead, source)
-    if flat.mean() > dead:
-        yield _case("units saturated", part, flat, source)
-    if part.activation != "identity" and part.always_on.mean() > always_on:
-        yield _case("always on", part, part.always_on, source)
+    for what, concerned in units.items():
+        least = {"layer dead": 0.0, "always on": always_on}.get(what, dead)
+        if concerned.mean() > least:
+            text = _text(part, concerned, source, asked)
+            yield _Case(what, part.name, text, int(concerned.sum()), float(concerned.mean()))
 
 
-def _case(what: str, part: LayerReport, units: np.ndarray, source: Source | None) -> _Case:
-    """Collect what is known of these units."""
-    n = int(units.sum())
-    evidence = [f"{n} of {len(part)} units on {part.n_seen:,} samples"]
-    if source is not None:
-        facts = [_scale(source)]
-        if not np.isnan(source.offset):
-            facts.append(f"{100 * source.offset:.0f} % of its inputs' mean square is their mean's")
-        if source.norm and source.beta is not None and source.gamma is not None:
-            beta, gamma = source.beta[units], source.gamma[units]
-            low, none = (beta < 0) & (beta <= -2 * abs(gamma)), (beta == 0) & (gamma == 0)
-            facts.append(f"in {source.norm!r} {low.sum()} have a shift of −2 scales or less")
+def _text(part: LayerReport, units: np.ndarray, source: Source | None, asked: bool) -> str:
+    """Say what is known of these units."""
+    text = f"{units.sum()} of {len(part)} units on {part.n_seen:,} samples"
+    if source is None:
+        return text + ", made by no layer that is known: a sum, or out of sight" * asked
+    facts = [_scale(source)]
+    if not np.isnan(source.offset):
+        facts.append(f"{100 * source.offset:.0f} % of its inputs' mean square is their mean's")
+    if source.norm and source.beta is not None and source.gamma is not None:
+        beta, gamma = source.beta[units], source.gamma[units]
+        low, none = (beta < 0) & (beta <= -2 * abs(gamma)), (beta == 0) & (gamma == 0)
+        facts.append(
+            f"of these units {low.sum()} have a shift of −2 scales or less in {source.norm!r}"
+        )
+        if none.any():
             facts.append(f"{none.sum()} a shift and scale of zero")
-        elif source.bias is not None:
-            facts.append(f"median bias {np.median(source.bias[units]):.2g}")
-        evidence.append(f"made by {source.layer!r}: {', '.join(facts)}")
-    return _Case(what, part.name, evidence, n)
+    elif source.bias is not None:
+        facts.append(f"median bias {np.median(source.bias[units]):.2g}")
+    return f"{text}, made by {source.layer!r}: {', '.join(facts)}"
 
 
 def _scale(source: Source) -> str:
@@ -259,30 +279,32 @@ def _scale(source: Source) -> str:
 
 
 def _of_model(
-    report: UnitReport, model: nn.Module | None, far: float, n_least: int
+    report: UnitReport, model: nn.Module | None, far: float, apart: float, n_least: int
 ) -> Iterator[_Case]:
-    """Find what is wrong with the model's parameters, its inputs, and the report."""
+    """Find what is wrong with the model's parameters, its inputs and outputs, and the report."""
     parameters = [] if model is None else list(model.named_parameters())
     broken = [name for name, p in parameters if not bool(p.isfinite().all())]
     frozen = [name for name, p in parameters if not p.requires_grad]
     if broken:
-        yield _Case("not finite", "", [f"parameters that are not finite: {_listed(broken)}"])
+        yield _Case("not finite", "", f"parameters that are not finite: {_listed(broken)}")
     elif parameters and any(part.nan.any() for part in report.layers):
         text = "all parameters are finite: look at the inputs, or at an overflow on the way"
-        yield _Case("not finite", "", [text])
+        yield _Case("not finite", "", text)
     if far > FAR:
         text = f"{100 * far:.0f} % of the inputs' mean square is that of their mean"
-        yield _Case("inputs far from zero", "", [text])
+        yield _Case("inputs far from zero", "", text)
     if frozen:
-        yield _Case("parameters frozen", "", [f"no gradient will change {_listed(frozen)}"])
+        yield _Case("parameters frozen", "", f"no gradient will change {_listed(frozen)}")
+    if apart <= SAME:
+        text = f"what the model returns is the same for every sample, to {apart:.0e} of its size"
+        yield _Case("no signal", "", text)
     least = min(report.layers, key=lambda part: part.n_seen)
     if least.n_seen < n_least:
         text = "samples: a unit that was silent on all may be on for"
-        text = f"{least.n_seen} {text} {100 * least.bound:.2g} %"
-        yield _Case("too few samples", "", [text])
+        yield _Case("too few samples", "", f"{least.n_seen} {text} {100 * least.bound:.2g} %")
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 

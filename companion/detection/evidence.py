@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from companion.detection.census import as_tensor, caller
 from companion.detection.rounding import tied
@@ -23,7 +24,10 @@ from companion.untouched import taken, untouched
 if TYPE_CHECKING:
     from companion.detection.report import LayerReport, UnitReport
 
-__all__ = ["Source", "examine"]
+__all__ = ["SAME", "Source", "examine", "variation"]
+
+SAME = 1e-4
+"""Outputs that lie no further apart than this share of the largest are the same for all samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +46,11 @@ class Source:
 
 def examine(
     report: UnitReport, model: nn.Module, inputs: Any = None
-) -> tuple[dict[str, Source], float]:
+) -> tuple[dict[str, Source], float, float]:
     """Find the layer before each activation; with inputs, run the model on them once.
 
-    Also return which share of the inputs' mean square is that of their mean; NaN if not known.
+    Also return which share of the inputs' mean square is that of their mean, and the `variation` of
+    the model's outputs; NaN if not known.
 
     Raises
     ------
@@ -55,13 +60,27 @@ def examine(
     model = bare(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     layers = [_layer(modules, model, part) for part in report.layers]
-    given = {} if inputs is None else _inputs(model, inputs, {"", *layers})
+    given, apart = ({}, math.nan) if inputs is None else _run(model, inputs, {"", *layers})
     sources = {
         part.name: _source(modules, layer, len(part), given.get(layer))
         for part, layer in zip(report.layers, layers, strict=True)
         if layer
     }
-    return sources, _offset(given[""]) if "" in given else math.nan
+    return sources, _offset(given[""]) if "" in given else math.nan, apart
+
+
+def variation(output: Any) -> float:
+    """Return how far a model's outputs lie apart over the samples, relative to the largest number.
+
+    NaN if there is but one sample, no output of real numbers, or one that is not finite.
+    """
+    found = [math.nan]
+    for part in tree_leaves(output):
+        if torch.is_tensor(part) and part.is_floating_point() and part.ndim and len(part) > 1:
+            part = part.detach()
+            size = float(part.abs().max())
+            found.append(float((part - part[:1]).abs().max()) / size if size else 0.0)
+    return float(np.nanmax(found)) if np.isfinite(found[1:]).any() else math.nan
 
 
 def _offset(x: Tensor) -> float:
@@ -93,8 +112,11 @@ def _layer(modules: dict[str, nn.Module], model: nn.Module, part: LayerReport) -
     return name
 
 
-def _inputs(model: nn.Module, inputs: Any, layers: set[str]) -> dict[str, Tensor]:
-    """Run the model; return what each of these layers receives at first, and "" the model."""
+def _run(model: nn.Module, inputs: Any, layers: set[str]) -> tuple[dict[str, Tensor], float]:
+    """Run the model; return what each of these layers receives at first, and "" the model.
+
+    Also return the `variation` of its outputs.
+    """
     given: dict[str, Tensor] = {}
     if not isinstance(inputs, Mapping):  # as tokenizers make them
         try:
@@ -115,8 +137,8 @@ def _inputs(model: nn.Module, inputs: Any, layers: set[str]) -> dict[str, Tensor
             handle = model.get_submodule(name).register_forward_pre_hook(partial(note, name))
             hooks.callback(handle.remove)
         with taken("inputs", inputs):
-            caller("inputs", model)(model, inputs)
-    return given
+            output = caller("inputs", model)(model, inputs)
+    return given, variation(output)
 
 
 def _source(modules: dict[str, nn.Module], name: str, n_units: int, x: Tensor | None) -> Source:

@@ -136,7 +136,8 @@ class LayerReport:
         """Largest P(active) that fits a dead unit, 3 / n_seen, with 95 % confidence.
 
         The rule of three: in n independent samples, something of probability 3 / n stays away with
-        a chance of 5 %.
+        a chance of 5 %. Where a sample has many positions, the tokens of a sequence or the pixels
+        of an image, the bound is that on the share of samples in which the unit fires at any.
         """
         return min(1.0, 3 / self.n_seen)
 

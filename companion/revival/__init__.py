@@ -34,6 +34,7 @@ from companion.revival.remedies import (
     Centre,
     Remedy,
     centre_inputs,
+    redraw,
     shift_bias,
     swap_activation,
 )
@@ -43,6 +44,6 @@ from companion.revival.trial import Outcome, Trial, trial
 
 __all__ = [
     "Centre", "Outcome", "Reader", "Remedy", "Revival", "Reviver", "Touched", "Trial", "UnitGroup",
-    "UnitGroups", "centre_inputs", "prune", "revive", "revive_every", "shift_bias",
+    "UnitGroups", "centre_inputs", "prune", "redraw", "revive", "revive_every", "shift_bias",
     "swap_activation", "trial", "unit_groups",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from companion.detection import census
 from companion.detection.rules import module_rule
 from companion.revival.graph import LAYERS
-from companion.revival.remedies import centre_inputs, shift_bias, swap_activation
+from companion.revival.remedies import centre_inputs, redraw, shift_bias, swap_activation
 from companion.revival.resets import revive
 
 __all__ = ["AS_IT_IS", "REMEDIES", "Candidate", "Loss", "Run"]
@@ -89,12 +89,16 @@ def _clip(run: Run) -> None:
 
 
 def _centre(run: Run, *, scale: bool) -> None:
-    run.model = centre_inputs(run.model, run.batches, scale=scale, call=run.loss).model
+    try:
+        run.model = centre_inputs(run.model, run.batches, scale=scale, call=run.loss).model
+    except TypeError:
+        raise ValueError("the model's inputs are not one tensor of real numbers") from None
 
 
 def _shift(run: Run) -> None:
-    if not shift_bias(run.model, run.batches, call=run.loss).changed:
-        raise ValueError("no unit is dead")
+    done = shift_bias(run.model, run.batches, call=run.loss)
+    if not done.changed:
+        raise ValueError("; ".join(done.left.values()) or "no unit is dead")
 
 
 def _reset(run: Run) -> None:
@@ -104,14 +108,13 @@ def _reset(run: Run) -> None:
         raise ValueError("; ".join(done.left.values()) or "no unit is dead")
 
 
-def _draw(run: Run) -> None:
-    for module in run.model.modules():
-        if isinstance(module, LAYERS):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
+def _redraw(run: Run) -> None:
+    redraw(run.model)
+
+
+def _redraw_and_tenth(run: Run) -> None:
+    redraw(run.model)
+    _tenth(run)
 
 
 def _unfreeze(run: Run) -> None:
@@ -167,10 +170,9 @@ REMEDIES: dict[str, Candidate] = {
     ),
     "biases shifted": Candidate(_shift, "shift_bias(model, loader)"),
     "dead units reset": Candidate(_reset, "revive(model, census(model, loader))"),
-    "weights drawn anew": Candidate(
-        _draw,
-        "torch.nn.init.kaiming_normal_ for the weights of linear layers and convolutions, biases "
-        "of zero, and reset_parameters() of all other modules, such as norms",
+    "redrawn": Candidate(_redraw, "redraw(model), which draws all parameters anew, norms too"),
+    "redrawn, a tenth of the rate": Candidate(
+        _redraw_and_tenth, "redraw(model), and a tenth of the learning rate"
     ),
     "unfrozen": Candidate(_unfreeze, "model.requires_grad_(True)"),
     "leaky ReLU": Candidate(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from companion.checks import choice, names, real
 from companion.detection import UnitReport, census
 from companion.detection.rounding import tied
 from companion.detection.session import bare
-from companion.revival.graph import unit_axis
+from companion.revival.graph import is_layer, unit_axis, weight_axes
 from companion.revival.groups import unit_groups
 
-__all__ = ["Centre", "Remedy", "centre_inputs", "shift_bias", "swap_activation"]
+__all__ = ["Centre", "Remedy", "centre_inputs", "redraw", "shift_bias", "swap_activation"]
 
 CONSTANT = 1e-12
 """A feature whose standard deviation is at most this share of its mean does not vary."""
@@ -32,11 +34,13 @@ class Remedy:
     before: UnitReport
     after: UnitReport
     changed: tuple[str, ...]  #: what was changed, in words
+    left: dict[str, str] = field(default_factory=dict)  #: activations left as they were, and why
 
     def __str__(self) -> str:
         width = max(5, *(len(layer.name) for layer in self.before))
         heads = f"{'layer':{width}}  units  dead before  after  active before   after"
-        lines = [*self.changed, heads]
+        notes = [f"left {name!r}: {why}" for name, why in self.left.items()]
+        lines = [*self.changed, *notes, heads]
         for old, new in zip(self.before, self.after, strict=True):
             shares = [100 * np.nanmean(layer.p_active) for layer in (old, new)]
             lines.append(
@@ -119,6 +123,55 @@ def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> N
                 parent._modules[name] = replacements[child]
 
 
+def redraw(model: nn.Module) -> list[str]:
+    r"""Draw all parameters of a model anew, in place, as if it had never been trained.
+
+    The weights of linear layers and convolutions are drawn by He's rule, from a normal distribution
+    of variance :math:`2/n_\text{in}`, and their biases are zero. All other modules, such as norms
+    and embeddings, are asked to `reset_parameters`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        What is drawn comes from PyTorch's generator: `torch.manual_seed` repeats it. An optimizer
+        that has seen the model before keeps what it has added up, so begin with a new one.
+
+    Returns
+    -------
+    list of str
+        Names of the parameters that stayed: those of modules that cannot draw them.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(50, 99), nn.BatchNorm1d(99), nn.ReLU())
+    >>> _ = nn.init.constant_(net[1].bias, -3.0)
+    >>> redraw(net), bool(net[1].bias.any()), round(net[0].weight.std().item(), 1)
+    ([], False, 0.2)
+    """
+    net, stayed = bare(model), list[str]()
+    for path, module in net.named_modules():
+        own = dict(module.named_parameters(path, recurse=False))
+        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        parametrized = is_parametrized(module, "weight")
+        if is_layer(module) and (parametrized or "weight" in module._parameters):
+            weight: Any = module.weight.detach().clone()
+            axis, _ = weight_axes(module)
+            n_units = weight.shape[axis] * (getattr(module, "groups", 1) if axis else 1)
+            nn.init.normal_(weight, std=math.sqrt(2 * n_units / weight.numel()))
+            with torch.no_grad():
+                if parametrized:
+                    module.weight = weight  # its parameters follow from that
+                else:
+                    module.weight.copy_(weight)
+                if module.bias is not None:
+                    module.bias.zero_()
+        elif callable(reset) and not is_layer(module):
+            reset()
+        elif "parametrizations." not in path:
+            stayed += own
+    return stayed
+
+
 class Centre(nn.Module):
     """Subtract a mean from the inputs, and divide them by a scale.
 
@@ -171,7 +224,8 @@ def shift_bias(
         largest. The share is then the nearest that is possible, and the larger of two as near; a
         unit whose pre-activations are all equal fires at all of them.
     layers : sequence of str, optional
-        Activations to treat; by default all.
+        Activations to treat; by default all. An activation whose layer has neither bias nor β, or
+        is not known, is then left, and the record's `left` says why.
     all_units : bool, default False
         Shift the living units too, and not only those that are dead.
 
@@ -182,9 +236,8 @@ def shift_bias(
     Raises
     ------
     ValueError, TypeError
-        If a number is out of range, a name unknown, a layer with units to shift has neither bias
-        nor β, or it is not known which layer makes them. The model is as before then, and also if
-        a census fails.
+        If a number is out of range, a name unknown, or the units of a layer that `layers` names
+        cannot be shifted. The model is as before then, and also if a census fails.
 
     Notes
     -----
@@ -205,7 +258,7 @@ def shift_bias(
     before = census(net, loader, **options)
     chosen = names("layers", before.names if layers is None else layers, before.names)
     written: list[tuple[nn.Parameter, Tensor]] = []
-    changed = []
+    changed, left = [], {}
     try:
         for group in unit_groups(net, before):
             index = np.arange(group.n_units)
@@ -219,8 +272,11 @@ def shift_bias(
                 problem = group.problem or "something stands between it and its layer"
             elif module.bias is None:
                 problem = f"{name} has no bias"
-            if problem:
+            if problem and layers is not None:
                 raise ValueError(f"cannot shift the units of {group.name!r}: {problem}")
+            if problem:
+                left[group.name] = problem
+                continue
             z, precision = _outputs(module, index, lambda: census(net, loader, **options))
             places = torch.from_numpy(index).to(module.bias.device)
             written.append((module.bias, module.bias.detach().clone()))
@@ -229,7 +285,7 @@ def shift_bias(
             with torch.no_grad():
                 module.bias[places] -= shift
             changed.append(f"{group.name}: {len(index)} units shifted by {name}.bias")
-        return Remedy(model, before, census(net, loader, **options), tuple(changed))
+        return Remedy(model, before, census(net, loader, **options), tuple(changed), left)
     except BaseException:
         with torch.no_grad():
             for bias, value in reversed(written):

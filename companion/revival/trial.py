@@ -7,7 +7,7 @@ import html
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -30,13 +30,22 @@ ESCAPE, FALL, LOSS = 0.01, 0.1, 0.3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of the trainings under one remedy; losses and shares are one per seed."""
+    """What came out of the trainings under one remedy; losses and shares are one per seed.
+
+    A remedy that is beaten with one seed is not trained with the next.
+    """
 
     remedy: str
     losses: tuple[float, ...]  #: mean over the batches held out, at the end
     dead: tuple[float, ...]  #: share of the units that are dead on them, by `census`; NaN: unknown
     seconds: float  #: for all seeds
     how: str = ""  #: how to apply the remedy for good
+    gains: tuple[float, ...] = ()  #: how much higher losses are with inputs of other samples
+
+    @property
+    def guesses(self) -> bool:
+        """If with one of the seeds the net is no better than with the inputs of other samples."""
+        return any(map(_is_guess, self.losses, self.gains))
 
     @property
     def loss(self) -> float:
@@ -45,11 +54,15 @@ class Outcome:
 
     @property
     def spread(self) -> float:
-        """Standard deviation over the seeds; NaN if a loss is no finite number."""
-        return float(np.std(self.losses, ddof=1)) if math.isfinite(self.loss) else math.nan
+        """Standard deviation over the seeds; NaN of one seed, or if a loss is no finite number."""
+        if len(self.losses) < 2 or not math.isfinite(self.loss):
+            return math.nan
+        return float(np.std(self.losses, ddof=1))
 
     def __str__(self) -> str:
-        return f"{self.loss:.3g} ± {self.spread:.1g}" if math.isfinite(self.loss) else "not finite"
+        if not math.isfinite(self.loss):
+            return "not finite"
+        return f"{self.loss:.3g}" + (f" ± {self.spread:.1g}" if len(self.losses) > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,7 @@ class Trial:
     steps: int
     seeds: int
     n_held: int  #: batches held out of the training; 0 if there were too few, and all are measured
+    guesses: bool = False  #: if the net, at the start, is no better than with others' inputs
 
     @property
     def best(self) -> str:
@@ -82,6 +96,11 @@ class Trial:
             if np.isfinite(by).all():
                 text += f", with {self.seeds} seeds lower by {by.min():.2g} to {by.max():.2g}"
             return f"{text}. How: {best.how}."
+        if all(found.guesses for found in self.outcomes):
+            return (
+                f"Within {self.steps} steps the net comes to do better than a guess under no "
+                "remedy: try more steps."
+            )
         if math.isfinite(base.loss) and base.loss < self.loss:
             return f"No remedy beats the noise: go on with the net as it is, at a loss of {base}."
         return f"No remedy helps: none brings the loss well below {self.loss:.3g}, its start."
@@ -95,9 +114,14 @@ class Trial:
     def _notes(self) -> list[str]:
         on = f"{self.n_held} batches held out" if self.n_held else "the batches trained on"
         notes = [
-            f"{self.steps} steps, {self.seeds} seeds (±: their standard deviation), measured on "
-            f"{on}; at the start: loss {self.loss:.3g}, dead {_percent([self.dead])}"
+            f"{self.steps} steps, {self.seeds} seeds (±: their standard deviation; fewer where a "
+            f"remedy was beaten), measured on {on}; at the start: loss {self.loss:.3g}, dead "
+            f"{_percent([self.dead])}"
         ]
+        guessing = ["at the start"] * self.guesses + [o.remedy for o in self.outcomes if o.guesses]
+        if guessing:
+            text = "no better than a guess (a net that is given the inputs of other samples)"
+            notes.append(f"{text}: {'; '.join(guessing)}")
         for reason in dict.fromkeys(self.not_tried.values()):
             remedies = [name for name, why in self.not_tried.items() if why == reason]
             notes.append(f"not tried: {', '.join(remedies)} ({reason})")
@@ -128,17 +152,32 @@ def _percent(shares: Iterable[float]) -> str:
     return f"{100 * share:.0f} %" if math.isfinite(share) else "?"
 
 
+def _is_guess(loss: float, gain: float) -> bool:
+    """Tell if a loss would be the same, to 1 %, with inputs of other samples; NaN: unknown."""
+    return gain < ESCAPE * abs(loss)
+
+
 def _helps(found: Outcome, base: Outcome, start: float) -> bool:
     """Tell if a remedy beats the net as it is, by the rule that `trial` states."""
-    start = start if math.isfinite(start) else math.inf
-    losses = np.array(found.losses)
-    if not np.isfinite(losses).all() or (start - losses < ESCAPE * abs(start)).any():
+    if _beaten(found.losses, found.gains, base, start):
         return False
     if not math.isfinite(base.loss):
         return True
-    by = np.subtract(base.losses, losses)
+    start = start if math.isfinite(start) else math.inf
     worth = min(FALL * (start - base.loss), LOSS * abs(base.loss))
-    return bool((by > 0).all() and by.mean() >= worth)
+    return bool(np.subtract(base.losses, found.losses).mean() >= worth)
+
+
+def _beaten(losses: Sequence[float], gains: Sequence[float], base: Outcome, start: float) -> bool:
+    """Tell if a remedy fails with one of the seeds so far, so that the others need no training."""
+    start = start if math.isfinite(start) else math.inf
+    if not np.isfinite(losses).all() or (start - np.array(losses) < ESCAPE * abs(start)).any():
+        return True
+    if any(map(_is_guess, losses, gains)):
+        return True
+    if not math.isfinite(base.loss):
+        return False
+    return bool((np.array(losses) >= base.losses[: len(losses)]).any())
 
 
 def trial(
@@ -180,8 +219,9 @@ def trial(
     remedies : sequence of str, optional
         Those to try, beside the net as it is; by default all: "a tenth of the rate", "warm-up",
         "gradient clipped", "inputs centred", "inputs standardized", "biases shifted", "dead units
-        reset", "weights drawn anew", "unfrozen", "leaky ReLU", "GELU", "batch norm". Each costs
-        `steps` × `seeds` steps of training.
+        reset", "redrawn", "redrawn, a tenth of the rate", "unfrozen", "leaky ReLU", "GELU", "batch
+        norm". Each costs `steps` steps of training with the first seed, and as many with each
+        further one while it is not beaten.
     call : callable, optional
         ``call(model, batch)`` returns the loss, for batches or models of another kind. It must use
         the model that it is given.
@@ -203,10 +243,16 @@ def trial(
     Notes
     -----
     The remedy to take is that with the lowest mean loss, of those that beat the net as it is. That
-    a remedy does if with every seed its loss is finite, at least 1 % below the first one, and lower
-    than that of the net as it is; and if the means differ by 30 % of the loss as it is, or by 10 %
-    of what that has fallen, whichever is less: what gains less in a few steps is seldom worth a
-    change, or is noise. (Where the net as it is ends at NaN, the first two conditions decide.)
+    a remedy does if with every seed its loss is finite, at least 1 % below the first one, better
+    than a guess, and lower than that of the net as it is; and if the means differ by 30 % of the
+    loss as it is, or by 10 % of what that has fallen, whichever is less: what gains less in a few
+    steps is seldom worth a change, or is noise. (Where the net as it is ends at NaN, the first
+    three conditions decide.)
+
+    Better than a guess is a net whose loss rises by 1 % at least if it is given inputs of other
+    samples of the batch: what its first layer with parameters puts out is exchanged between them,
+    and the targets stay. (Where no such layer is called, or a batch is one sample, this is not
+    asked.)
 
     A short training prefers what is quick: "a tenth of the rate" of a good rate loses. Taught in
     the chapter `detection`.
@@ -252,9 +298,12 @@ def trial(
         found: dict[str, Outcome] = {}
         not_tried: dict[str, str] = {}
         for name in _shown(chosen, progress):
-            begun, rows = time.perf_counter(), list[tuple[float, float]]()
+            begun, rows = time.perf_counter(), list[tuple[float, float, float]]()
             try:
                 for seed in range(seeds):
+                    losses, gains = ([row[i] for row in rows] for i in (0, 2))
+                    if found and _beaten(losses, gains, found[AS_IT_IS], start[0]):
+                        break
                     torch.manual_seed(seed)
                     rng = np.random.default_rng(seed)
                     run = Run(copy.deepcopy(net), trained, batch_loss, steps, rng)
@@ -266,15 +315,18 @@ def trial(
                     raise
                 not_tried[name] = _reason(error)
             else:
-                losses, dead = zip(*rows, strict=True)
                 how, seconds = REMEDIES[name].how, time.perf_counter() - begun
-                found[name] = Outcome(name, losses, dead, seconds, how)
+                found[name] = Outcome(
+                    name, tuple(row[0] for row in rows), tuple(row[1] for row in rows), seconds,
+                    how, tuple(row[2] for row in rows),
+                )  # fmt: skip
     base = found[AS_IT_IS]
     outcomes = sorted(found.values(), key=lambda o: o.loss if math.isfinite(o.loss) else math.inf)
     best = next((o for o in outcomes if _helps(o, base, start[0])), base)
     outcomes.sort(key=lambda o: o is not best)
     n_held = len(batches) - len(trained)
-    return Trial(tuple(outcomes), not_tried, *start, steps, seeds, n_held)
+    guesses = _is_guess(start[0], start[2])
+    return Trial(tuple(outcomes), not_tried, *start[:2], steps, seeds, n_held, guesses)
 
 
 def _supervised(net: nn.Module, loss: Any) -> Loss:
@@ -335,8 +387,11 @@ def _refuse(model: nn.Module, batch: Any, batch_loss: Loss) -> None:
         raise ValueError("call must use the model that it is given, and return a loss of it")
 
 
-def _measure(model: nn.Module, batches: list[Any], batch_loss: Loss) -> tuple[float, float]:
-    """Return a copy's mean loss, and its share of dead units, in evaluation mode."""
+def _measure(model: nn.Module, batches: list[Any], batch_loss: Loss) -> tuple[float, float, float]:
+    """Return a copy's mean loss in evaluation mode, its share of dead units, and its gain.
+
+    The gain is by how much the loss is higher if samples are given the inputs of others.
+    """
     losses: list[float] = []
 
     def call(model: nn.Module, batch: Any) -> Tensor:
@@ -351,9 +406,40 @@ def _measure(model: nn.Module, batches: list[Any], batch_loss: Loss) -> tuple[fl
         with torch.no_grad():
             for batch in batches:
                 call(model.eval(), batch)
-        return float(np.mean(losses)), math.nan
-    units = np.concatenate([layer.dead for layer in report])
-    return float(np.mean(losses)), math.nan if report.overflowed else float(units.mean())
+        dead = math.nan
+    else:
+        units = np.concatenate([layer.dead for layer in report])
+        dead = math.nan if report.overflowed else float(units.mean())
+    loss = float(np.mean(losses))
+    return loss, dead, _loss_of_others(model, batches, batch_loss) - loss
+
+
+def _loss_of_others(model: nn.Module, batches: list[Any], batch_loss: Loss) -> float:
+    """Return the mean loss if each sample is given the input of another of its batch.
+
+    NaN if the model calls no layer whose outputs could be exchanged.
+    """
+    first: list[nn.Module] = []
+    exchanged: list[bool] = []
+
+    def exchange(module: nn.Module, args: Any, output: Any) -> Any:
+        if first or not isinstance(output, Tensor) or not output.ndim:
+            return output
+        first.append(module)
+        exchanged.append(len(output) > 1)
+        axes = (0, 1) if output.ndim == 3 else (0,)  # of a sequence, either may be the samples
+        return output.roll([output.shape[axis] // 2 for axis in axes], axes)
+
+    layers = [m for m in model.modules() if [*m.parameters(recurse=False)] and not [*m.children()]]
+    losses = []
+    with torch.no_grad(), ExitStack() as hooks:
+        model.eval()
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(exchange).remove)
+        for batch in batches:
+            first.clear()
+            losses.append(float(batch_loss(model, batch)))
+    return float(np.mean(losses)) if any(exchanged) else math.nan
 
 
 def _reason(error: Exception) -> str:
