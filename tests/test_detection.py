@@ -2044,7 +2044,6 @@ BAD = [
     ([inputs(9), torch.full((9, 5), math.inf)], {}, ValueError, "NaN or infinity"),
     (3, {}, TypeError, "loader must be an array or give batches, not int"),
     ("words", {}, TypeError, "not str"),
-    ({"x": inputs(9)}, {}, TypeError, "not dict"),
     ([{"x": inputs(9)}], {}, ValueError, "loader must be what .*unexpected keyword"),
     ([["words"]], {}, TypeError, "call= tells how"),
     ([()], {}, TypeError, "not tuple"),
@@ -2066,6 +2065,49 @@ BAD = [
     (np.array([None, 1]), {}, TypeError, "loader must be an array of numbers"),
     (np.array(["a"]), {}, TypeError, "loader must be an array of numbers"),
 ]
+
+
+class WeightFirst(nn.Module):
+    """A norm as Llama and T5 have it: its weight, of one axis, stands before what it multiplies."""
+
+    def __init__(self, n, how):
+        super().__init__()
+        self.weight, self.how = nn.Parameter(torch.ones(n)), how
+
+    def forward(self, x):
+        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True))
+        return self.how(self.weight, x)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda w, x: w * x, lambda w, x: w + x, torch.mul, torch.maximum,
+        lambda w, x: torch.where(w > 9, w, x), lambda w, x: torch.addcmul(w, x, x),
+    ],
+    ids=["*", "+", "mul", "maximum", "where", "addcmul"],
+)  # fmt: skip
+def test_a_weight_that_stands_first_does_not_hide_the_samples(how):
+    torch.manual_seed(0)
+    model = nn.Sequential(WeightFirst(6, how), nn.Linear(6, 9, bias=False), nn.ReLU())
+    x = torch.randn(20, 7, 6)
+    (part,) = census(model, [x[:13], x[13:]])
+    assert (part.n_seen, part.n_values, len(part)) == (20, 140, 9)
+
+
+def test_a_dict_is_a_batch_of_its_own():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(5, 4)
+
+        def forward(self, x, y):
+            return self.layer(x + y).relu()
+
+    torch.manual_seed(0)
+    model, x = Named(), inputs(9)
+    batch = {"x": x, "y": x}
+    assert census(model, batch)[0].active.tolist() == census(model, [batch])[0].active.tolist()
 
 
 @pytest.mark.parametrize(("loader", "options", "error", "message"), BAD)

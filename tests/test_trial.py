@@ -738,8 +738,8 @@ def test_the_best_of_those_that_help_is_first_and_the_rest_stand_by_their_loss(m
     assert str(found.outcomes[4]) == "1.5"
     assert math.isnan(found.outcomes[4].spread)
     assert found.advice == (
-        "Take 'best': a loss of 0.4 ± 0.1 instead of 1.1 ± 0.1, with 2 seeds lower by 0.7 to 0.7. "
-        "How: do best."
+        "Take 'best': a loss of 0.4 ± 0.1 instead of 1.1 ± 0.1, lower by 0.7 to 0.7 with each of 2 "
+        "seeds. How: do best."
     )
 
 
@@ -760,8 +760,8 @@ def test_a_trial_prints_as_a_table_in_text_html_and_plain_values():
     base = Outcome(AS_IT_IS, (1.0, 1.0), (math.nan, math.nan), 2.0, "go on")
     found = Trial((one, base), {"x": "no"}, 3.0, 0.125, 7, 2, 4)
     assert str(found).splitlines() == [
-        "Take '<b>': a loss of 0.3 ± 0.07 instead of 1 ± 0, with 2 seeds lower by 0.65 to 0.75. "
-        "How: so.",
+        "Take '<b>': a loss of 0.3 ± 0.07 instead of 1 ± 0, lower by 0.65 to 0.75 with each of 2 "
+        "seeds. How: so.",
         "remedy    loss        dead  seconds",
         "<b>       0.3 ± 0.07  38 %  1.2",
         "as it is  1 ± 0       ?     2.0",
@@ -779,10 +779,10 @@ def test_a_trial_prints_as_a_table_in_text_html_and_plain_values():
     assert again["not_tried"] == {"x": "no"}
     on_all = Trial((base,), {}, 3.0, 0.125, 7, 2, 0)
     assert "measured on the batches trained on" in str(on_all)
-    assert "no better than a guess" not in str(found)
+    assert "only guesses" not in str(found)
     same = dataclasses.replace(base, gains=(1.0, 0.0099))
     same = Trial((dataclasses.replace(one, gains=(1.0, 1.0)), same), {}, 3.0, 0.125, 7, 2, 4, True)
-    says = "no better than a guess (a net that is given the inputs of other samples): "
+    says = "only guesses, as its loss is as high with the inputs of other samples: "
     assert str(same).splitlines()[-1] == f"{says}at the start; as it is"
 
 

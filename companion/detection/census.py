@@ -214,7 +214,9 @@ def _batches(loader: Any, batch_size: int, progress: bool | None) -> Iterable[An
         if x.layout != torch.strided:
             raise ValueError(f"loader must be dense, not {x.layout}")
         loader = x.split(batch_size) if len(x) else ()
-    if not isinstance(loader, Iterable) or isinstance(loader, str | bytes | Mapping):
+    if isinstance(loader, Mapping):  # one batch, as tokenizers make them
+        loader = [loader]
+    if not isinstance(loader, Iterable) or isinstance(loader, str | bytes):
         raise TypeError(f"loader must be an array or give batches, not {type(loader).__name__}")
     if progress is None:  # on a terminal only, and if it takes its time
         return tqdm(loader, "census", unit="batch", leave=False, delay=1.0, disable=None)

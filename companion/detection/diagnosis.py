@@ -46,7 +46,8 @@ LONGEST = 4
 
 HAND_OVER = (
     "What helps is found by trying, with trial from companion:\n"
-    "   print(trial(model, make_optimizer, loss, loader))"
+    "   print(trial(model, make_optimizer, loss, loader))\n"
+    "   (of batches that are dicts: loss=None, call=lambda model, b: model(**b).loss)"
 )
 
 
@@ -82,7 +83,8 @@ class Diagnosis:
     summary: str  #: shares of the report, in a sentence
 
     def __str__(self) -> str:
-        summary = self.summary if self.findings else f"Nothing wrong found. {self.summary}"
+        nothing = "Nothing wrong found (a rate that is too high is not seen here). "
+        summary = self.summary if self.findings else nothing + self.summary
         numbered = [f"{number}. {finding}" for number, finding in enumerate(self.findings, 1)]
         return "\n".join([summary, *numbered, HAND_OVER])
 
@@ -196,7 +198,7 @@ def diagnose(
         found = [case for case in cases if case.what == what]
         layers = tuple(case.layer for case in found if case.layer)
         if len(found) > LONGEST:
-            found.sort(key=lambda case: -case.share)  # which is stable
+            found.sort(key=lambda case: (case.layer != "", -case.share))  # which is stable
         evidence = tuple(
             f"{case.layer}: {case.text}" if case.layer else case.text for case in found
         )

@@ -103,7 +103,11 @@ def made(
         return [_reshaped(before, t.shape, out.shape)]
     if name in _REDUCTIONS and out.ndim < t.ndim:
         return [_reduced(before, t, o, args, kwargs) for o in outputs]
-    others = {trail.made_by for trail in trails if not trail.fixed}
+    living = [(t, trail) for t, trail in zip(given, trails, strict=True) if not trail.fixed]
+    t, before = max(
+        living, key=lambda one: one[0].ndim
+    )  # the first of these: a weight may stand before
+    others = {trail.made_by for _, trail in living}
     return [_guessed(before, t, o, one_maker=len(others) == 1) for o in outputs]
 
 

@@ -24,6 +24,9 @@ AS_IT_IS = "as it is"
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 """By the number of axes of a layer's weight."""
 
+ENOUGH = 8
+"""Batches that tell how far to shift a bias; more would take longer than the training."""
+
 Loss = Callable[[nn.Module, Any], Tensor]
 """Runs a model on a batch and returns the loss."""
 
@@ -96,7 +99,7 @@ def _centre(run: Run, *, scale: bool) -> None:
 
 
 def _shift(run: Run) -> None:
-    done = shift_bias(run.model, run.batches, call=run.loss)
+    done = shift_bias(run.model, run.batches[:ENOUGH], call=run.loss)
     if not done.changed:
         raise ValueError("; ".join(done.left.values()) or "no unit is dead")
 
@@ -162,25 +165,34 @@ REMEDIES: dict[str, Candidate] = {
         _clip, "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before each step"
     ),
     "inputs centred": Candidate(
-        partial(_centre, scale=False), "subtract the training set's mean: centre_inputs"
+        partial(_centre, scale=False),
+        "subtract the training set's mean: companion.centre_inputs(model, loader).model",
     ),
     "inputs standardized": Candidate(
         partial(_centre, scale=True),
-        "subtract the mean and divide by the standard deviation: centre_inputs",
+        "companion.centre_inputs(model, loader, scale=True).model, which also divides by the "
+        "standard deviation",
     ),
-    "biases shifted": Candidate(_shift, "shift_bias(model, loader)"),
-    "dead units reset": Candidate(_reset, "revive(model, census(model, loader))"),
-    "redrawn": Candidate(_redraw, "redraw(model), which draws all parameters anew, norms too"),
+    "biases shifted": Candidate(_shift, "companion.shift_bias(model, loader)"),
+    "dead units reset": Candidate(
+        _reset, "companion.revive(model, companion.census(model, loader))"
+    ),
+    "redrawn": Candidate(
+        _redraw,
+        "companion.redraw(model), which draws all parameters anew, those of norms too, and returns "
+        "the names of those that it cannot draw",
+    ),
     "redrawn, a tenth of the rate": Candidate(
-        _redraw_and_tenth, "redraw(model), and a tenth of the learning rate"
+        _redraw_and_tenth, "companion.redraw(model), and a tenth of the learning rate"
     ),
     "unfrozen": Candidate(_unfreeze, "model.requires_grad_(True)"),
     "leaky ReLU": Candidate(
         partial(_swap, new=nn.LeakyReLU(0.1)),
-        "swap_activation(model, {'relu': nn.LeakyReLU(0.1)}, loader)",
+        "companion.swap_activation(model, {'relu': nn.LeakyReLU(0.1)}, loader)",
     ),
     "GELU": Candidate(
-        partial(_swap, new=nn.GELU()), "swap_activation(model, {'relu': nn.GELU()}, loader)"
+        partial(_swap, new=nn.GELU()),
+        "companion.swap_activation(model, {'relu': nn.GELU()}, loader)",
     ),
     "batch norm": Candidate(_batch_norm, "a batch norm between each layer and its activation"),
 }

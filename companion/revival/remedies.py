@@ -258,12 +258,15 @@ def shift_bias(
     before = census(net, loader, **options)
     chosen = names("layers", before.names if layers is None else layers, before.names)
     written: list[tuple[nn.Parameter, Tensor]] = []
-    changed, left = [], {}
+    changed, left, n_known = [], {}, 0
     try:
+        now = before
         for group in unit_groups(net, before):
             index = np.arange(group.n_units)
             if not all_units:
-                index = np.flatnonzero(census(net, loader, **options)[group.name].dead)
+                if len(written) > n_known:  # shifts further up may have woken units here, or killed
+                    now, n_known = census(net, loader, **options), len(written)
+                index = np.flatnonzero(now[group.name].dead)
             if not len(index) or group.name not in chosen:
                 continue
             name, module = group.makers[-1].name, group.makers[-1].module

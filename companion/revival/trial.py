@@ -94,7 +94,9 @@ class Trial:
             text = f"Take {best.remedy!r}: a loss of {best} instead of {base}"
             by = np.subtract(base.losses, best.losses)
             if np.isfinite(by).all():
-                text += f", with {self.seeds} seeds lower by {by.min():.2g} to {by.max():.2g}"
+                text += (
+                    f", lower by {by.min():.2g} to {by.max():.2g} with each of {self.seeds} seeds"
+                )
             return f"{text}. How: {best.how}."
         if all(found.guesses for found in self.outcomes):
             return (
@@ -120,7 +122,7 @@ class Trial:
         ]
         guessing = ["at the start"] * self.guesses + [o.remedy for o in self.outcomes if o.guesses]
         if guessing:
-            text = "no better than a guess (a net that is given the inputs of other samples)"
+            text = "only guesses, as its loss is as high with the inputs of other samples"
             notes.append(f"{text}: {'; '.join(guessing)}")
         for reason in dict.fromkeys(self.not_tried.values()):
             remedies = [name for name, why in self.not_tried.items() if why == reason]
@@ -332,7 +334,7 @@ def trial(
 def _supervised(net: nn.Module, loss: Any) -> Loss:
     """Take the loss of a model's output and the targets, on its device and in its precision."""
     if not callable(loss):
-        raise TypeError(f"loss must be callable, not {loss!r}")
+        raise TypeError(f"loss must be callable, or None where call= is given, not {loss!r}")
     like = next(p for p in net.parameters() if p.is_floating_point())
 
     def compute(model: nn.Module, batch: Any) -> Tensor:
