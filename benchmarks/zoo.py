@@ -4,7 +4,7 @@ Torchvision, timm, transformers and diffusers give the models (``pip install -e 
 ones, on a few random inputs. Some units of each are killed: their biases are lowered. A row tells
 
 - of the census, if it counts what `benchmarks/judge.py` counts, which shares nothing with it: for
-  each call of an activation, its units and which of them are dead;
+  each call of an activation, its units and which of them are dead; and if it saw all samples;
 - if looking changed anything: parameters, buffers, modes, hooks, containers, random states;
 - of `revive` and `prune`, how many activations they treated of those that have dead units, and how
   much the outputs differ afterwards, relative to their size.
@@ -487,6 +487,11 @@ def examine(name: str) -> Result:
     report = attempt(row, "census", model, changes, lambda: census(model, batches))
     if report is not None:
         row.census = counted(report, compare(report, found, row.notes))
+        n_seen = {len(next(t for t in tree_leaves(batch) if t.ndim)) for batch in batches}
+        wrong = [layer.name for layer in report if layer.n_seen != len(batches) * max(n_seen)]
+        if wrong:
+            row.census += f", samples wrong in {len(wrong)}"
+            row.notes += [f"census takes other samples in {name}" for name in wrong]
         row.notes += [f"census notes {note}" for note in report.notes]
     for what, act in LOOKS.items():
         if act is watched:
