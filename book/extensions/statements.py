@@ -50,7 +50,8 @@ The nets of the answers are small, and read ten kinds of handwritten digits, so 
 one of ten right. *Xavier's* and *He's rule* set the size of the initial weights
 ([Initialization](initialization.ipynb)). A *residual connection* adds what a layer got to what it
 puts out. The *usual rate* of Adam is $0.001$, of plain descent about $0.1$. A unit is *dead* if its
-slope is zero for every example; a sum before the activation is its *pre-activation*.
+slope is zero for every example; a sum before the activation is its *pre-activation*. A ± is the
+$95\\,\\%$ interval of a mean over several nets.
 """
 """What a reader of any of these pages has to know."""
 
