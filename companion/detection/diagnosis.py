@@ -232,6 +232,8 @@ def _of_units(
         yield _Case("not finite", part.name, text, n, n / len(part))
     if source is not None and not SMALL <= source.scale <= LARGE:
         text = f"made by {source.layer!r}: {_scale(source)}"
+        if source.scale < SMALL:
+            text += " (as small as some libraries draw them)"
         yield _Case("weights far from He's rule", part.name, text)
     if source is not None and source.constant:
         text = f"what {source.layer!r} receives is the same for every sample"
