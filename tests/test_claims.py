@@ -76,6 +76,18 @@ def test_equal_values_have_no_spread(capsys):
     assert capsys.readouterr().out == "✓ equal: 8.40 ± 0 % over 5 seeds (estimate)\n"
 
 
+def test_only_the_rounding_of_equal_values_is_no_spread(capsys):
+    claim("nearly", np.array([8.4, 8.4 + 1e-9]))
+    assert Claim.parse(capsys.readouterr().out).spread > 0
+
+
+@pytest.mark.parametrize("beyond", [1e-13, -1e-13])
+def test_a_tolerance_is_no_wider_than_it_says(beyond):
+    end = 1.02 if beyond > 0 else 0.98
+    assert Claim("x", end, expect=1.0, within=0.02).holds
+    assert not Claim("x", end + beyond, expect=1.0, within=0.02).holds
+
+
 def test_noise_buys_no_tolerance():
     with pytest.raises(ValueError, match="expect and within go together"):
         claim("over-seeds", [0.0, 1.0, 2.0], expect=1.5)

@@ -2067,6 +2067,14 @@ BAD = [
 ]
 
 
+def test_one_sample_on_the_steep_piece_is_always_on():
+    net = nn.Sequential(nn.Linear(1, 2), nn.ReLU())
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[0].bias.copy_(torch.tensor([5.0, -5.0]))
+    assert census(net, torch.zeros(1, 1))[0].always_on.tolist() == [True, False]
+
+
 class WeightFirst(nn.Module):
     """A norm as Llama and T5 have it: its weight, of one axis, stands before what it multiplies."""
 

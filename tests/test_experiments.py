@@ -285,6 +285,23 @@ def plain_run(seed, make, steps, clip=None, rate=None):
     return losses, norms, net
 
 
+def test_real_targets_are_fitted_by_the_mean_squared_error():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 5)), rng.normal(size=(30, 3))
+    data = Data(x, y, x, y)
+    how = dict(widths=(4,), learning_rate=0.3, steps=4, every=1, batch_size=30, seeds=[3])
+    curves = train(data, **how)
+    net = mlp(5, 3, generator(3), widths=(4,))
+    optimizer, losses = torch.optim.SGD(net.parameters(), 0.3), []
+    for _ in range(5):
+        loss = nn.functional.mse_loss(net(torch.tensor(x)), torch.tensor(y))
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    np.testing.assert_allclose(curves.loss[:, 0], losses, rtol=1e-9)
+
+
 PLAIN = dict(widths=(8,), activation="tanh", init="xavier", batch_size=64, every=1, seeds=[3, 4])
 
 
