@@ -838,6 +838,21 @@ def test_with_inputs_of_others_a_net_that_has_learned_does_worse(batch_first):
     )
 
 
+@pytest.mark.parametrize(("period", "size"), [(2, 2), (2, 16), (4, 16), (8, 16)])
+def test_labels_in_a_regular_order_hide_no_learning(period, size):
+    """To shift the inputs by half a batch, say, would give each sample one of its own class."""
+    torch.manual_seed(0)
+    y = torch.arange(160) % period
+    x = nn.functional.one_hot(y, period) + 0.1 * torch.randn(160, period)
+    model = nn.Sequential(nn.Linear(period, 16), nn.ReLU(), nn.Linear(16, period))
+    adam = partial(torch.optim.Adam, lr=0.05)
+    loader = list(zip(x.split(size), y.split(size), strict=True))
+    (outcome,) = quick(model, loader, adam, steps=60, remedies=[]).outcomes
+    assert outcome.loss < 0.1
+    assert min(outcome.gains) > 1
+    assert not outcome.guesses
+
+
 def test_where_nothing_can_be_exchanged_it_is_not_asked():
     class Free(nn.Module):
         def __init__(self):

@@ -228,8 +228,8 @@ def test_at_criticality_every_variance_of_relu_is_a_fixed_point():
 def test_small_signals_are_found():
     # q' = w² (q - 2 q² + O(q³)), so that q is half of w² - 1 to first order.
     assert mean_field("tanh", math.sqrt(1 + 1e-6)).q == pytest.approx(5e-7, rel=1e-5)
-    assert mean_field("tanh", 0.5, sigma_b=1e-8, q=1e-3).q * 1e16 == pytest.approx(1 / 0.75)
-    assert mean_field("tanh", 0.5, sigma_b=1e-9, q=1e4).q * 1e18 == pytest.approx(1 / 0.75)
+    assert mean_field("tanh", 0.5, sigma_b=1e-8, q=1e-3).q * 1e16 == pytest.approx(1 / 0.75, 1e-12)
+    assert mean_field("tanh", 0.5, sigma_b=1e-9, q=1e4).q * 1e18 == pytest.approx(1 / 0.75, 1e-12)
     assert mean_field("relu", 1.0, sigma_b=1e-3).q == pytest.approx(2e-6, rel=1e-12)
     for sigma_w in (1e-3, 1e-9, 1e-200):
         assert mean_field("tanh", sigma_w, sigma_b=0.5).q == pytest.approx(0.25, rel=1e-5)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from companion.checks import real, whole
-from companion.detection.evidence import SAME, Source, examine
+from companion.detection.evidence import Source, examine
 from companion.detection.report import UnitReport
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ KINDS = {
 
 FAR, LARGE, SMALL = 0.5, 3.0, 0.2
 """Share of the mean in the inputs' mean square; weights' standard deviations over He's."""
+
+SAME = 1e-4
+"""Outputs that lie no further apart than this share of the largest are the same for all samples."""
 
 LONGEST = 4
 """Layers whose evidence a finding prints."""
@@ -261,7 +264,7 @@ def _text(part: LayerReport, units: np.ndarray, source: Source | None, asked: bo
     """Say what is known of these units."""
     text = f"{units.sum()} of {len(part)} units on {part.n_seen:,} samples"
     if source is None:
-        return text + ", made by no layer that is known: a sum, or out of sight" * asked
+        return f"{text}, made by no layer that is known: a sum, or out of sight" if asked else text
     facts = [_scale(source)]
     if not np.isnan(source.offset):
         facts.append(f"{100 * source.offset:.0f} % of its inputs' mean square is their mean's")

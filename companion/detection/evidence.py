@@ -24,10 +24,7 @@ from companion.untouched import taken, untouched
 if TYPE_CHECKING:
     from companion.detection.report import LayerReport, UnitReport
 
-__all__ = ["SAME", "Source", "examine", "variation"]
-
-SAME = 1e-4
-"""Outputs that lie no further apart than this share of the largest are the same for all samples."""
+__all__ = ["Source", "examine", "variation"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,9 +104,8 @@ def made(
     if name in _REDUCTIONS and out.ndim < t.ndim:
         return [_reduced(before, t, o, args, kwargs) for o in outputs]
     living = [(t, trail) for t, trail in zip(given, trails, strict=True) if not trail.fixed]
-    t, before = max(
-        living, key=lambda one: one[0].ndim
-    )  # the first of these: a weight may stand before
+    # The first of the largest: a weight of fewer axes may stand before what it multiplies.
+    t, before = max(living, key=lambda one: one[0].ndim)
     others = {trail.made_by for _, trail in living}
     return [_guessed(before, t, o, one_maker=len(others) == 1) for o in outputs]
 

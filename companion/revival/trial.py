@@ -300,10 +300,10 @@ def trial(
         found: dict[str, Outcome] = {}
         not_tried: dict[str, str] = {}
         for name in _shown(chosen, progress):
-            begun, rows = time.perf_counter(), list[tuple[float, float, float]]()
+            begun = time.perf_counter()
+            losses, dead, gains = list[float](), list[float](), list[float]()
             try:
                 for seed in range(seeds):
-                    losses, gains = ([row[i] for row in rows] for i in (0, 2))
                     if found and _beaten(losses, gains, found[AS_IT_IS], start[0]):
                         break
                     torch.manual_seed(seed)
@@ -311,17 +311,17 @@ def trial(
                     run = Run(copy.deepcopy(net), trained, batch_loss, steps, rng)
                     REMEDIES[name].apply(run)
                     run.train(make_optimizer)
-                    rows.append(_measure(run.model, held, batch_loss))
+                    loss_then, dead_then, gain = _measure(run.model, held, batch_loss)
+                    losses.append(loss_then)
+                    dead.append(dead_then)
+                    gains.append(gain)
             except Exception as error:  # a user's script goes on
                 if name == AS_IT_IS:
                     raise
                 not_tried[name] = _reason(error)
             else:
                 how, seconds = REMEDIES[name].how, time.perf_counter() - begun
-                found[name] = Outcome(
-                    name, tuple(row[0] for row in rows), tuple(row[1] for row in rows), seconds,
-                    how, tuple(row[2] for row in rows),
-                )  # fmt: skip
+                found[name] = Outcome(name, tuple(losses), tuple(dead), seconds, how, tuple(gains))
     base = found[AS_IT_IS]
     outcomes = sorted(found.values(), key=lambda o: o.loss if math.isfinite(o.loss) else math.inf)
     best = next((o for o in outcomes if _helps(o, base, start[0])), base)
@@ -416,6 +416,12 @@ def _measure(model: nn.Module, batches: list[Any], batch_loss: Loss) -> tuple[fl
     return loss, dead, _loss_of_others(model, batches, batch_loss) - loss
 
 
+def _others(n: int) -> Tensor:
+    """For each of n samples another one, the same each time, and in no order that labels have."""
+    order = torch.randperm(n, generator=torch.Generator())  # whose seed is always the same
+    return order.roll(1)[order.argsort()]
+
+
 def _loss_of_others(model: nn.Module, batches: list[Any], batch_loss: Loss) -> float:
     """Return the mean loss if each sample is given the input of another of its batch.
 
@@ -429,8 +435,9 @@ def _loss_of_others(model: nn.Module, batches: list[Any], batch_loss: Loss) -> f
             return output
         first.append(module)
         exchanged.append(len(output) > 1)
-        axes = (0, 1) if output.ndim == 3 else (0,)  # of a sequence, either may be the samples
-        return output.roll([output.shape[axis] // 2 for axis in axes], axes)
+        for axis in range(2 if output.ndim == 3 else 1):  # of sequences, either may be the samples
+            output = output.index_select(axis, _others(output.shape[axis]).to(output.device))
+        return output
 
     layers = [m for m in model.modules() if [*m.parameters(recurse=False)] and not [*m.children()]]
     losses = []
