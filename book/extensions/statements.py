@@ -148,7 +148,7 @@ class Head(Cards):
             made += [raw(link), nodes.inline("", "", *found), raw("</li>")]
         words = nodes.container()
         self.state.nested_parse(StringList(WORDS.strip().splitlines()), 0, words)
-        start = '<details class="fold more"><summary>Verdicts and words</summary>'
+        start = '<details class="fold more" open><summary>Verdicts and words</summary>'
         made += [raw("</ol>"), raw(start), *words.children, raw("</details>")]
         return [*made, raw(choices(rows))]
 
