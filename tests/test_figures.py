@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from companion import ACTIVATIONS, relu, tanh
@@ -20,6 +22,7 @@ from companion.figures import (
     box,
     cloud,
     curve,
+    death,
     histograms,
     net,
     panels,
@@ -30,6 +33,7 @@ from companion.figures import (
     steps,
     use_style,
     varies_within,
+    way_back,
     word,
 )
 from companion.figures.style import NARROW, NARROW_PNG, WIDTH, png
@@ -280,6 +284,39 @@ def test_steps_draw_an_arrow_each():
     assert len([text for text in ax.texts if text.arrow_patch is not None]) == 2
     with pytest.raises(ValueError, match=r"points must have the shape \(n, 2\), not \(3,\)"):
         steps(ax, [0, 1, 2])
+
+
+def smallest_word(figure: Figure) -> float:
+    """Height of the smallest letters that are drawn, in pixels."""
+    return min(t.get_size() for t in figure.findobj(Text) if t.get_text()) * 100 / 72
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_drawing_of_death_puts_the_dead_where_the_slope_is_zero(narrow):
+    death(narrow)
+    axes = plt.gcf().axes
+    assert plt.gcf().get_figwidth() == (NARROW if narrow else WIDTH)
+    places = {
+        ax.get_title("left").partition(":")[0]: [d.get_xdata() for d in ax.lines[1:]] for ax in axes
+    }
+    assert (places["dead"][0] < 0).all()
+    assert (places["leaky ReLU"][0] < 0).all()
+    for name in ("alive", "centring", "a lower rate"):
+        assert 0 < (places[name][-1] > 0).mean() < 1
+    assert smallest_word(plt.gcf()) >= 11
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_drawing_of_the_way_back_multiplies_from_layer_to_layer(narrow):
+    way_back(narrow)
+    _, *charts = plt.gcf().axes
+    assert plt.gcf().get_figwidth() == (NARROW if narrow else WIDTH)
+    for ax, factor in zip(charts, (0.7, 1.0, 1.3), strict=True):
+        heights = np.array([bar.get_height() for bar in ax.patches])
+        assert heights[-1] == 1
+        assert heights[:-1] == pytest.approx(factor * heights[1:])
+        assert ax.get_title("left").startswith(f"{factor:g} per layer")
+    assert smallest_word(plt.gcf()) >= 11
 
 
 def test_show_stores_a_picture_for_the_page_and_one_for_phones(monkeypatch):

@@ -85,6 +85,8 @@ def link_claims(app: Sphinx, doctree: nodes.document) -> None:
             continue
         link["refuri"] = f"{'../' * here.count('/')}claims/{records[id].page}.html#{id}"
         link["classes"].append("claim")
+        if re.match(r"[−\d].{,15}$", link.astext()):
+            link["classes"].append("quantity")  # stays on one line
         seen[id] += 1
         if seen[id] == 1:
             link["ids"].append(f"said-{id}")

@@ -139,6 +139,7 @@ class Head(Cards):
         document = self.arguments[0]
         about, rows = self.contents["documents"][document], self.rows(document)
         made = [*self.paragraph(about["origin"], "origin"), raw(strip(rows))]
+        made += self.advice(about["advice"])
         made += self.worst(about["worst"], "")
         made.append(raw('<p class="head">Where its readers find what it is about</p><ol>'))
         for page, why in about["path"].items():
@@ -151,6 +152,22 @@ class Head(Cards):
         start = '<details class="fold more" open><summary>Verdicts and words</summary>'
         made += [raw("</ol>"), raw(start), *words.children, raw("</details>")]
         return [*made, raw(choices(rows))]
+
+    def advice(self, advice: dict[str, dict[str, str]]) -> list[nodes.Node]:
+        """A table of what a document recommends: where it helps and where not, and the row."""
+        heads = {"what": "It recommends", "helps": "which helps where", "fails": "and not where"}
+        titles = "".join(f'<th scope="col">{title}</th>' for title in heads.values())
+        start = '<div class="pst-scrollable-table-container advice"><table><thead>'
+        made: list[nodes.Node] = [raw(f"{start}<tr>{titles}</tr></thead><tbody>")]
+        for id, parts in advice.items():
+            made.append(raw("<tr>"))
+            for key, title in heads.items():
+                found, _ = self.state.inline_text(parts[key], self.lineno)
+                tag = 'th scope="row"' if key == "what" else f'td data-name="{title}"'
+                link = f' <a class="id" href="#{id}">{id}</a>' if key == "what" else ""
+                made += [raw(f"<{tag}>"), nodes.inline("", "", *found), raw(f"{link}</{tag[:2]}>")]
+            made.append(raw("</tr>"))
+        return [*made, raw("</tbody></table></div>")]
 
 
 class Statements(Sources):

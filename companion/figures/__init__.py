@@ -10,16 +10,18 @@ from companion.figures.drawings import (
     box,
     cloud,
     curve,
+    death,
     histograms,
     net,
     steps,
+    way_back,
     word,
 )
 from companion.figures.plots import plot_activation, plot_grid, plot_lines
 from companion.figures.style import COLOURS, panels, show, use_style, varies_within
 
 __all__ = [
-    "COLOURS", "arrow", "blank", "box", "cloud", "curve", "histograms", "net", "panels",
+    "COLOURS", "arrow", "blank", "box", "cloud", "curve", "death", "histograms", "net", "panels",
     "plot_activation", "plot_grid", "plot_lines", "show", "steps", "use_style", "varies_within",
-    "word",
+    "way_back", "word",
 ]  # fmt: skip

@@ -1,7 +1,8 @@
 """Drawings that explain: a net with sizes on its wires, values on a curve, steps.
 
 Each draws on an Axes that it is given, and returns it; with `panels` and `show` a drawing has a
-narrow form for phones. Positions are in the Axes' own units.
+narrow form for phones. Positions are in the Axes' own units. The last two, `death` and `way_back`,
+make whole figures, for the pages of the sources.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
-from companion.activations import Activation, relu
-from companion.figures.style import COLOURS
+from companion.activations import Activation, prelu, relu
+from companion.figures.style import COLOURS, NARROW, WIDTH
 
-__all__ = ["arrow", "blank", "box", "cloud", "curve", "histograms", "net", "steps", "word"]
+__all__ = [
+    "arrow", "blank", "box", "cloud", "curve", "death", "histograms", "net", "steps", "way_back",
+    "word",
+]  # fmt: skip
 
 _GREY, _BLUE, _BLACK = COLOURS["grey"], COLOURS["blue"], COLOURS["black"]
+_ORANGE = COLOURS["orange"]
 
 Point = tuple[float, float]
 
@@ -231,3 +237,57 @@ def steps(ax: Axes, points: ArrayLike, *, colour: str = _BLUE, text: str = "") -
         arrow(ax, tuple(start), tuple(end), colour=colour, mutation_scale=9)
     ax.annotate(text, places[0], (4, 5), textcoords="offset points", color=colour, fontsize=9)
     return ax
+
+
+def death(narrow: bool) -> None:
+    """Draw how a ReLU dies, and what three remedies do against it: for `show`."""
+    plan = "A;B;C;D;E" if narrow else "AAABBB;CCDDEE"
+    size = (NARROW, 6.0) if narrow else (WIDTH, 3.1)
+    heights = [1.3, 1.3, 1, 1, 1] if narrow else [1.3, 1]
+    axes = plt.subplot_mosaic(plan, figsize=size, height_ratios=heights)[1]
+    living = np.random.default_rng(0).normal(0.2, 1.1, 50)
+    dead, back = 0.45 * living - 2.4, 0.45 * living
+    titles = {
+        "A": "alive: slope 1 for some examples",
+        "B": "dead: slope 0 for every example",
+        "C": "leaky ReLU: no slope is 0",
+        "D": "centring: moves it back",
+        "E": "a lower rate: shorter steps",
+    }
+    for name, title in titles.items():
+        curve(axes[name], prelu if name == "C" else relu).set_title(title)
+        axes[name].set_xticks([0], ["$z=0$"])
+    cloud(axes["A"], living)
+    cloud(axes["B"], dead, colour=_ORANGE)
+    arrow(axes["B"], (1.2, 1.3), (-1.3, 0.5), colour=_BLACK, connectionstyle="arc3,rad=.25")
+    word(axes["B"], -0.9, 3.2, "a long step, inputs with an\noffset, or a negative bias")
+    cloud(axes["C"], dead, prelu)
+    cloud(axes["D"], dead, colour="#E3C5AE")
+    cloud(axes["D"], back)
+    arrow(axes["D"], (-2.2, 1.0), (-0.3, 1.0), colour=_BLACK)
+    cloud(axes["E"], living - 0.4)
+    arrow(axes["E"], (1.3, 2.3), (0.5, 1.7), colour=_BLACK)
+
+
+def way_back(narrow: bool) -> None:
+    """Draw the two factors of a layer, and what ten of them do to a gradient: for `show`."""
+    plan = "AAA;BBB;CCC;DDD" if narrow else "AAA;BCD"
+    size = (NARROW, 6.0) if narrow else (WIDTH, 3.3)
+    heights = [1.1, 1, 1, 1] if narrow else [1, 1.2]
+    axes = plt.subplot_mosaic(plan, figsize=size, height_ratios=heights)[1]
+    layer = blank(axes["A"], 8.4 if narrow else 14, 3.4)
+    middle = layer.get_xlim()[1] / 2
+    arrow(layer, (middle + 4.2, 1.9), (middle + 2.75, 1.9), colour=_ORANGE)
+    box(layer, middle + 1.6, 1.9, "slope", 2.2, 1.1)
+    arrow(layer, (middle + 0.45, 1.9), (middle - 0.45, 1.9), colour=_ORANGE)
+    box(layer, middle - 1.6, 1.9, "weights", 2.2, 1.1)
+    arrow(layer, (middle - 2.75, 1.9), (middle - 4.2, 1.9), colour=_ORANGE)
+    word(layer, middle, 3.1, "one layer, on the way back")
+    word(layer, middle, 0.7, "the gradient is multiplied by both", _ORANGE)
+    layers = np.arange(1, 11)
+    cases = (("B", 0.7, "shrinks"), ("C", 1.0, "keeps its size"), ("D", 1.3, "grows"))
+    for name, factor, says in cases:
+        axes[name].bar(layers, factor ** (10 - layers), color=_ORANGE, width=0.7)
+        axes[name].set_title(f"{factor:g} per layer: it {says}")
+        axes[name].set(xticks=[1, 10], xlabel="layer")
+    axes["B"].set_ylabel("size of the gradient")
