@@ -44,17 +44,24 @@ TOPICS = {
 WORDS = """
 A verdict is about the clause as it stands. **Right, with a condition**: it holds in some nets and
 not in others; the answer names the condition. **Imprecise**: right in the main, wrong in a part.
-**Wrong**: its own point does not hold. **Outlook**: a wish or a forecast, which no run decides.
+**Wrong**: its own point does not hold. **Outlook**: a wish or a forecast, which no run decides. A
+line of code is right if it does what the document says of it.
 
-The nets of the answers are small, and read ten kinds of handwritten digits, so that a guess gets
-one of ten right. *Xavier's* and *He's rule* set the size of the initial weights
-([Initialization](initialization.ipynb)). A *residual connection* adds what a layer got to what it
-puts out. The *usual rate* of Adam is $0.001$, of plain descent about $0.1$. A unit is *dead* if its
-slope is zero for every example; a sum before the activation is its *pre-activation*. A ± is the
+The nets of the answers are small. Most read digits, of ten kinds, so that a net that *guesses* gets
+about one of ten right. Others learn *XOR*, whether two numbers differ in sign. A ± is the
 $95\\,\\%$ interval of a mean over several nets.
+
+*Plain descent* (SGD) steps against the gradient, usually at a rate of about $0.1$. *Adam* divides
+the gradient by its recent size, so that its steps are as long where gradients are small; its usual
+rate is $0.001$. *Xavier's weights* are drawn with a variance of one over a layer's width, *He's*
+with twice that, PyTorch's by default with a third of it ([Initialization](initialization.ipynb)).
+*Batch norm* subtracts from a unit's sums their mean over the batch, and divides by their deviation.
+*Dropout* sets random outputs to zero in training. A *residual connection* adds to a layer's output
+what the layer got. A unit is *dead* if its slope is zero for every example.
 """
 """What a reader of any of these pages has to know."""
 
+NAMED = re.compile(r"\b(S\d)-\d\d\b")
 ROW = re.compile(r'<article class="statement [^"]*" id="([^"]+)">')
 Row = dict[str, Any]
 
@@ -85,9 +92,14 @@ class Sources(SphinxDirective):
         """Address of a document's page."""
         return f"{self.contents['documents'][document]['stem']}.html"
 
+    def linked(self, text: str) -> str:
+        """Markdown with a link for each statement that it names, as "S1-20"."""
+        stems = {document: about["stem"] for document, about in self.contents["documents"].items()}
+        return NAMED.sub(lambda id: f"[{id[0]}]({stems[id[1]]}.ipynb#{id[0]})", text)
+
     def paragraph(self, text: str, kind: str) -> list[nodes.Node]:
         """A paragraph of Markdown."""
-        found, messages = self.state.inline_text(text, self.lineno)
+        found, messages = self.state.inline_text(self.linked(text), self.lineno)
         return [nodes.paragraph("", "", *found, classes=[kind]), *messages]
 
     def clause(self, row: Row) -> list[nodes.Node]:
@@ -139,19 +151,19 @@ class Head(Cards):
         document = self.arguments[0]
         about, rows = self.contents["documents"][document], self.rows(document)
         made = [*self.paragraph(about["origin"], "origin"), raw(strip(rows))]
+        words = nodes.container()
+        self.state.nested_parse(StringList(WORDS.strip().splitlines()), 0, words)
+        start = '<details class="fold more" open><summary>Verdicts and words</summary>'
+        made += [raw(start), *words.children, raw("</details>")]
         made += self.advice(about["advice"])
         made += self.worst(about["worst"], "")
-        made.append(raw('<p class="head">Where its readers find what it is about</p><ol>'))
+        made.append(raw('<p class="head">Chapters that teach what it is about</p><ol>'))
         for page, why in about["path"].items():
             found, _ = self.state.inline_text(why, self.lineno)
             title = self.env.app.source_pages[page][""]
             link = f'<li><a href="{page}.html">{escape(title)}</a>: '
             made += [raw(link), nodes.inline("", "", *found), raw("</li>")]
-        words = nodes.container()
-        self.state.nested_parse(StringList(WORDS.strip().splitlines()), 0, words)
-        start = '<details class="fold more" open><summary>Verdicts and words</summary>'
-        made += [raw("</ol>"), raw(start), *words.children, raw("</details>")]
-        return [*made, raw(choices(rows))]
+        return [*made, raw("</ol>"), raw(choices(rows))]
 
     def advice(self, advice: dict[str, dict[str, str]]) -> list[nodes.Node]:
         """A table of what a document recommends: where it helps and where not, and the row."""
@@ -162,7 +174,7 @@ class Head(Cards):
         for id, parts in advice.items():
             made.append(raw("<tr>"))
             for key, title in heads.items():
-                found, _ = self.state.inline_text(parts[key], self.lineno)
+                found, _ = self.state.inline_text(self.linked(parts[key]), self.lineno)
                 tag = 'th scope="row"' if key == "what" else f'td data-name="{title}"'
                 link = f' <a class="id" href="#{id}">{id}</a>' if key == "what" else ""
                 made += [raw(f"<{tag}>"), nodes.inline("", "", *found), raw(f"{link}</{tag[:2]}>")]
