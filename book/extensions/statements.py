@@ -27,7 +27,7 @@ VERDICTS = {
     "true-with-condition": ("◐", "right, with a condition"),
     "imprecise": ("≈", "imprecise"),
     "false": ("✗", "wrong"),
-    "untestable-outlook": ("…", "outlook"),
+    "untestable-outlook": ("…", "open"),
 }
 TOPICS = {
     "introduction": "introduction",
@@ -44,8 +44,8 @@ TOPICS = {
 WORDS = """
 A verdict is about the clause as it stands. **Right, with a condition**: it holds in some nets and
 not in others; the answer names the condition. **Imprecise**: right in the main, wrong in a part.
-**Wrong**: its own point does not hold. **Outlook**: a wish or a forecast, which no run decides. A
-line of code is right if it does what the document says of it.
+**Wrong**: its own point does not hold. **Open**: a wish, a forecast, or what we did not try to
+decide. A line of code is right if it does what the document says of it.
 
 The nets of the answers are small. Most read digits, of ten kinds, so that a net that *guesses* gets
 about one of ten right. Others learn *XOR*, whether two numbers differ in sign. A ± is the
