@@ -112,7 +112,8 @@ def test_each_statement_stands_once_on_its_documents_page_with_its_verdict(docum
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_point_to_their_advice_to_their_worst_errors_and_to_pages(document):
     about = DOCUMENTS[document]
-    assert about.keys() == {"stem", "subject", "title", "origin", "advice", "worst", "path"}
+    needed = {"stem", "subject", "title", "origin", "helps", "advice", "worst", "path"}
+    assert about.keys() == needed
     assert all(id in STATEMENTS and id.startswith(document) for id in about["advice"])
     assert all(part.keys() == {"what", "helps", "fails"} for part in about["advice"].values())
     assert len(about["worst"]) == 3

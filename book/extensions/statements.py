@@ -51,11 +51,14 @@ The nets of the answers are small. Most read digits, of ten kinds, so that a net
 about one of ten right. Others learn *XOR*, whether two numbers differ in sign. A ± is the
 $95\\,\\%$ interval of a mean over several nets.
 
-*Plain descent* (SGD) steps against the gradient, usually at a rate of about $0.1$. *Adam* divides
-the gradient by its recent size, so that its steps are as long where gradients are small; its usual
-rate is $0.001$. *Xavier's weights* are drawn with a variance of one over a layer's width, *He's*
-with twice that, PyTorch's by default with a third of it ([Initialization](initialization.ipynb)).
-*Batch norm* subtracts from a unit's sums their mean over the batch, and divides by their deviation.
+A number with a tick was measured by a cell of this book, and leads to it.
+
+*Plain descent* (SGD) steps against the gradient, usually at a rate of about $0.1$. *Momentum* adds
+up past steps. *Adam* divides the gradient by its recent size, so that where gradients are small its
+steps are no shorter; its usual rate is $0.001$. *Xavier's weights* are drawn with a variance of
+one over a layer's width, *He's* with twice that, PyTorch's by default with a third of it
+([Initialization](initialization.ipynb)).
+*Batch norm* takes from a unit's sums their mean over the batch, and divides by their deviation.
 *Dropout* sets random outputs to zero in training. A *residual connection* adds to a layer's output
 what the layer got. A unit is *dead* if its slope is zero for every example.
 """
@@ -150,12 +153,12 @@ class Head(Cards):
         """Make it."""
         document = self.arguments[0]
         about, rows = self.contents["documents"][document], self.rows(document)
-        made = [*self.paragraph(about["origin"], "origin"), raw(strip(rows))]
+        made: list[nodes.Node] = [raw(strip(rows))]
         words = nodes.container()
         self.state.nested_parse(StringList(WORDS.strip().splitlines()), 0, words)
         start = '<details class="fold more" open><summary>Verdicts and words</summary>'
         made += [raw(start), *words.children, raw("</details>")]
-        made += self.advice(about["advice"])
+        made += self.advice(about["advice"], about["helps"])
         made += self.worst(about["worst"], "")
         made.append(raw('<p class="head">Chapters that teach what it is about</p><ol>'))
         for page, why in about["path"].items():
@@ -165,9 +168,9 @@ class Head(Cards):
             made += [raw(link), nodes.inline("", "", *found), raw("</li>")]
         return [*made, raw("</ol>"), raw(choices(rows))]
 
-    def advice(self, advice: dict[str, dict[str, str]]) -> list[nodes.Node]:
+    def advice(self, advice: dict[str, dict[str, str]], helps: str) -> list[nodes.Node]:
         """A table of what a document recommends: where it helps and where not, and the row."""
-        heads = {"what": "It recommends", "helps": "which helps where", "fails": "and not where"}
+        heads = {"what": "It recommends", "helps": f"which {helps} where", "fails": "and not where"}
         titles = "".join(f'<th scope="col">{title}</th>' for title in heads.values())
         start = '<div class="pst-scrollable-table-container advice"><table><thead>'
         made: list[nodes.Node] = [raw(f"{start}<tr>{titles}</tr></thead><tbody>")]
