@@ -170,7 +170,8 @@ class Head(Cards):
 
     def advice(self, advice: dict[str, dict[str, str]], helps: str) -> list[nodes.Node]:
         """A table of what a document recommends: where it helps and where not, and the row."""
-        heads = {"what": "It recommends", "helps": f"which {helps} where", "fails": "and not where"}
+        heads = {"what": "It recommends", "helps": f"which {helps} where"}
+        heads["fails"] = "but fails where"
         titles = "".join(f'<th scope="col">{title}</th>' for title in heads.values())
         start = '<div class="pst-scrollable-table-container advice"><table><thead>'
         made: list[nodes.Node] = [raw(f"{start}<tr>{titles}</tr></thead><tbody>")]
