@@ -56,11 +56,11 @@ A number with a tick was measured by a cell of this book, and leads to it.
 *Plain descent* (SGD) steps against the gradient, usually at a rate of about $0.1$. *Momentum* adds
 up past steps. *Adam* divides the gradient by its recent size, so that where gradients are small its
 steps are no shorter; its usual rate is $0.001$. *Xavier's weights* are drawn with a variance of
-one over a layer's width, *He's* with twice that, PyTorch's by default with a third of it
-([Initialization](initialization.ipynb)).
-*Batch norm* takes from a unit's sums their mean over the batch, and divides by their deviation.
-*Dropout* sets random outputs to zero in training. A *residual connection* adds to a layer's output
-what the layer got. A unit is *dead* if its slope is zero for every example.
+one over a layer's width, *He's* with twice that variance, PyTorch's by default with a third of it
+([Initialization](initialization.ipynb)). *Batch norm* takes from a unit's sums their mean over the
+batch, and divides by their deviation. *Dropout* sets random outputs to zero in training. A
+*residual connection* adds to a layer's output what the layer got. A unit is *dead* if its slope is
+zero for every example.
 """
 """What a reader of any of these pages has to know."""
 
