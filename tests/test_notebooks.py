@@ -204,6 +204,29 @@ def test_only_cells_that_were_edited_or_cleared_get_other_outputs(book):
     assert stored() == ["0", "edited", "2", "3"]
 
 
+def test_a_cell_that_uses_what_an_edited_one_assigns_gets_other_outputs(book):
+    kept = {
+        "n = 1": True,
+        "n = 2": False,  # edited
+        "def twice():\n    return [2 * n for _ in 'a']": False,
+        "[k for k in 'n']": True,
+        "twice()": False,
+        "print(n)": False,
+        "n = 3": True,
+        "n": True,
+    }
+    cells = [cell(source, "elsewhere") for source in kept]
+    for code in cells:
+        code["metadata"] = {"ran": fingerprint(code["source"])}
+    cells[1]["metadata"] = {}
+    page = book / "two.ipynb"
+    page.write_text(notebook(prose("# Two"), *cells))
+    main(["two", "--book", str(book), "--changed"])
+    outputs = [str(code["outputs"]) for code in json.loads(page.read_text())["cells"][1:]]
+    assert ["elsewhere" in text for text in outputs] == list(kept.values())
+    assert "[4]" in outputs[4]
+
+
 def test_replication_stores_every_value(book, capsys):
     (book / "one.ipynb").write_text(notebook(prose("# One")))
     text = (book / "two.ipynb").read_text()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import dis
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import CodeType
 from typing import Any
 
 from companion.claims.records import Replication, read_claims, replications, toc
@@ -46,8 +48,8 @@ def execute(
         File to which every claim adds its value, as a line of JSON; then the run goes on at a claim
         that fails.
     changed : bool, default False
-        Take only the outputs of cells that were edited or cleared since they ran; of the others,
-        those that are stored.
+        Take only the outputs of cells that were edited or cleared since they ran, and of those
+        that use a name which such a cell assigns; of the others, those that are stored.
 
     Returns
     -------
@@ -71,7 +73,11 @@ def execute(
         record_timing=False,
         resources={"metadata": {"path": str(path.resolve().parent)}},
     )
-    stored = [cell.outputs if changed and _untouched(cell) else None for cell in notebook.cells]
+    stale = _stale(notebook.cells) if changed else [True] * len(notebook.cells)
+    stored = [
+        None if new else cell.get("outputs")
+        for cell, new in zip(notebook.cells, stale, strict=True)
+    ]
     client.execute(env=environment)
     notebook.metadata = {"kernelspec": _KERNEL, "language_info": {"name": "python"}}
     for cell, outputs in zip(notebook.cells, stored, strict=True):
@@ -88,6 +94,31 @@ def _untouched(cell: Any) -> bool:
     """Whether a cell is as it was when it ran, with the outputs of that run."""
     cleared = cell.get("execution_count") is None
     return not cleared and cell.metadata.get("ran") == fingerprint(cell.source)
+
+
+def _stale(cells: Iterable[Any]) -> list[bool]:
+    """Which cells were edited or cleared, or use a name that one of those assigns."""
+    found: list[bool] = []
+    names: set[str] = set()
+    for cell in cells:
+        code = cell.source if cell.cell_type == "code" else ""
+        reads, assigned = _names(compile(code, "cell", "exec"), set())
+        found.append((bool(code) and not _untouched(cell)) or bool(reads & names))
+        names = names | assigned if found[-1] else names - assigned
+    return found
+
+
+def _names(code: CodeType, assigned: set[str]) -> tuple[set[str], set[str]]:
+    """The globals that code reads before it assigns them, and those that it assigns."""
+    reads: set[str] = set()
+    for step in dis.get_instructions(code):
+        if step.opname in {"LOAD_NAME", "LOAD_GLOBAL"} and step.argval not in assigned:
+            reads.add(step.argval)
+        elif step.opname in {"STORE_NAME", "STORE_GLOBAL"}:
+            assigned.add(step.argval)
+        elif isinstance(step.argval, CodeType):
+            reads |= _names(step.argval, assigned)[0]
+    return reads, assigned
 
 
 def collapse(cells: Iterable[dict[str, Any]]) -> None:
@@ -238,7 +269,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--book", type=Path, default=Path("book"))
     parser.add_argument("--replicate", type=int, metavar="SEEDS", default=0)
     parser.add_argument(
-        "--changed", action="store_true", help="store only the outputs of cells that were edited"
+        "--changed",
+        action="store_true",
+        help="store only what edited cells print, and cells after them that use their names",
     )
     options = parser.parse_args(arguments)
     if options.replicate:
