@@ -43,9 +43,9 @@ TOPICS = {
 }
 WORDS = """
 A verdict is about the clause as it stands. **Right, with a condition**: it holds in some nets and
-not in others; the answer names the condition. **Imprecise**: right in the main, wrong in a part.
-**Wrong**: its own point does not hold. **Open**: a wish, a forecast, or what we did not try to
-decide. A line of code is right if it does what the document says of it.
+not in others; the answer names the condition. **Imprecise**: right in one part, wrong in another;
+the answer says in which. **Wrong**: its own point does not hold. **Open**: a wish, a forecast, or
+what we did not try to decide. A line of code is right if it does what the document says of it.
 
 The nets of the answers are small. Most read digits, of ten kinds, so that a net that *guesses* gets
 about one of ten right. Others learn *XOR*, whether two numbers differ in sign. A ± is the
