@@ -196,6 +196,22 @@ def test_mathematics_is_set_and_spoken() -> None:
 
 
 @pytest.mark.usefixtures("site")
+def test_comma_behind_a_short_formula_stays_with_it() -> None:
+    kept = [tag.get_text() for tag in article("source_dead_nodes").select("span.kept")]
+    assert len(kept) > 20
+    assert all(re.search(r"[,.;:?!)’”]$", text) for text in kept), kept
+    alone = [
+        text
+        for formula in article("source_dead_nodes").select("span.katex")
+        if len(formula.select_one("annotation").get_text()) <= 20
+        and (text := str(formula.find_parent("span", class_="math").next_sibling))[:1]
+        in set(",.;:")
+        and not formula.find_parent("span", class_="kept")
+    ]
+    assert alone == []
+
+
+@pytest.mark.usefixtures("site")
 @pytest.mark.parametrize("name", MODULES)
 def test_every_public_name_has_its_entry(name: str) -> None:
     module = importlib.import_module(f"companion.{name}")

@@ -112,7 +112,7 @@ def test_each_statement_stands_once_on_its_documents_page_with_its_verdict(docum
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_point_to_their_advice_to_their_worst_errors_and_to_pages(document):
     about = DOCUMENTS[document]
-    needed = {"stem", "subject", "title", "origin", "helps", "advice", "worst", "path"}
+    needed = {"stem", "subject", "title", "origin", "helps", "fails", "advice", "worst", "path"}
     assert about.keys() == needed
     assert all(id in STATEMENTS and id.startswith(document) for id in about["advice"])
     assert all(part.keys() == {"what", "helps", "fails"} for part in about["advice"].values())
@@ -121,6 +121,18 @@ def test_documents_point_to_their_advice_to_their_worst_errors_and_to_pages(docu
     assert wrong <= {"false", "imprecise"}
     assert all(id.startswith(document) for id in about["worst"])
     assert {*about["path"]} <= {*PAGES}
+
+
+@pytest.mark.parametrize("start", ["**How a unit dies.**", "**Two factors in every layer.**"])
+def test_passages_that_several_pages_share_are_the_same(start):
+    """But for the name of a page in its own links."""
+    told = []
+    for about in DOCUMENTS.values():
+        cells = json.loads((BOOK / f"{about['stem']}.ipynb").read_text())["cells"]
+        texts = ["".join(cell["source"]) for cell in cells]
+        told += [text.partition("```{source}")[0] for text in texts if text.startswith(start)]
+    assert len(told) == {"**How": 3, "**Two": 2}[start.split()[0]]
+    assert len({re.sub(r"\(\w+\.ipynb#", "(#", text) for text in told}) == 1
 
 
 ROW_LINK = re.compile(r"\((source_\w+)\.ipynb#(S\d-\d\d)\)")

@@ -45,22 +45,26 @@ WORDS = """
 A verdict is about the clause as it stands. **Right, with a condition**: it holds in some nets and
 not in others; the answer names the condition. **Imprecise**: right in one part, wrong in another;
 the answer says in which. **Wrong**: its own point does not hold. **Open**: a wish, a forecast, or
-what we did not try to decide. A line of code is right if it does what the document says of it.
+what we did not try to decide. A line of code is right if it does what the document says or wants of
+it. What is plainly true, or was said before, waits in a fold.
 
 The nets of the answers are small. Most read digits, of ten kinds, so that a net that *guesses* gets
-about one of ten right. Others learn *XOR*, whether two numbers differ in sign. A ± is the
-$95\\,\\%$ interval of a mean over several nets.
-
-A number with a tick was measured by a cell of this book, and leads to it.
+about one of ten right. Others learn *XOR*, whether two numbers differ in sign. A number with a tick
+was measured by a cell of this book, and leads to it. A ± is the $95\\,\\%$ interval of a mean over
+several nets; *points* are the difference of two percentages; a change by −12 *powers of ten* is a
+factor of $10^{-12}$.
 
 *Plain descent* (SGD) steps against the gradient, usually at a rate of about $0.1$. *Momentum* adds
-up past steps. *Adam* divides the gradient by its recent size, so that where gradients are small its
-steps are no shorter; its usual rate is $0.001$. *Xavier's weights* are drawn with a variance of
-one over a layer's width, *He's* with twice that variance, PyTorch's by default with a third of it
+up past steps. *Adam* divides the gradient by the root of a running mean of its squares, and
+*RMSprop* does nearly the same, so that where gradients are small their steps are no shorter; Adam's
+usual rate is $0.001$. *Xavier's weights* are drawn with a variance of one over a layer's width,
+*He's* with twice that variance, PyTorch's by default with a third of it
 ([Initialization](initialization.ipynb)). *Batch norm* takes from a unit's sums their mean over the
-batch, and divides by their deviation. *Dropout* sets random outputs to zero in training. A
-*residual connection* adds to a layer's output what the layer got. A unit is *dead* if its slope is
-zero for every example.
+batch, and divides by their deviation; *layer norm* does so over the units of a layer. *Dropout*
+sets random outputs to zero in training. *L1* and *L2* penalties draw weights to zero. A *residual
+connection* adds to a layer's output what the layer got. *Leaky ReLU* has a slope of $0.01$ left of
+zero, *PReLU* learns that slope; *ELU*, *SELU*, *GELU* and *SiLU* (or Swish) are curved there. A
+unit is *dead* if its slope is zero for every example.
 """
 """What a reader of any of these pages has to know."""
 
@@ -158,7 +162,7 @@ class Head(Cards):
         self.state.nested_parse(StringList(WORDS.strip().splitlines()), 0, words)
         start = '<details class="fold more" open><summary>Verdicts and words</summary>'
         made += [raw(start), *words.children, raw("</details>")]
-        made += self.advice(about["advice"], about["helps"])
+        made += self.advice(about)
         made += self.worst(about["worst"], "")
         made.append(raw('<p class="head">Chapters that teach what it is about</p><ol>'))
         for page, why in about["path"].items():
@@ -168,14 +172,13 @@ class Head(Cards):
             made += [raw(link), nodes.inline("", "", *found), raw("</li>")]
         return [*made, raw("</ol>"), raw(choices(rows))]
 
-    def advice(self, advice: dict[str, dict[str, str]], helps: str) -> list[nodes.Node]:
+    def advice(self, about: dict[str, Any]) -> list[nodes.Node]:
         """A table of what a document recommends: where it helps and where not, and the row."""
-        heads = {"what": "It recommends", "helps": f"which {helps} where"}
-        heads["fails"] = "but fails where"
+        heads = {"what": "It recommends", "helps": about["helps"], "fails": about["fails"]}
         titles = "".join(f'<th scope="col">{title}</th>' for title in heads.values())
         start = '<div class="pst-scrollable-table-container advice"><table><thead>'
         made: list[nodes.Node] = [raw(f"{start}<tr>{titles}</tr></thead><tbody>")]
-        for id, parts in advice.items():
+        for id, parts in about["advice"].items():
             made.append(raw("<tr>"))
             for key, title in heads.items():
                 found, _ = self.state.inline_text(self.linked(parts[key]), self.lineno)

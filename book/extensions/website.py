@@ -26,6 +26,7 @@ from sphinxcontrib import katex
 
 HERE = Path(__file__).parent
 UNWANTED = re.compile(r"^(\w+:)?//|katex-math\.css$")  # other hosts; rules book.css has better
+LONG = 20  # characters of TeX: such a formula may be broken itself
 IMAGE = re.compile(r"<img\b[^>]*?/?>")
 ATTRIBUTE = re.compile(r'\b([\w-]+)="([^"]*)"')
 FILE_NAME = re.compile(r"\S+\.(png|svg|jpe?g|gif|webp)", re.IGNORECASE)
@@ -80,6 +81,18 @@ def or_warn(visit: Visit) -> Visit:
         raise nodes.SkipNode
 
     return visit_math
+
+
+def keep_punctuation(app: Sphinx, doctree: nodes.document) -> None:
+    """Let no line begin with what stands right behind a short formula, such as a comma."""
+    for formula in list(doctree.findall(nodes.math)):
+        behind = formula.next_node(descend=False, siblings=True)
+        if not isinstance(behind, nodes.Text) or len(formula.astext()) > LONG:
+            continue
+        if mark := re.match(r"[,.;:?!)’”]+", behind):
+            kept = nodes.inline("", "", formula.deepcopy(), nodes.Text(mark[0]), classes=["kept"])
+            behind.parent.replace(behind, nodes.Text(behind[mark.end() :]))
+            formula.replace_self(kept)
 
 
 def whole_text(docstring: Any) -> tuple[str, list[str]]:
@@ -171,6 +184,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     for part in ("address", "evidence", "lesson", "names", "search", "statements"):
         app.setup_extension(part)
     app.connect("config-inited", configure)
+    app.connect("doctree-read", keep_punctuation)
     app.connect("html-page-context", mend_page, priority=900)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
