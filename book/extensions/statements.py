@@ -54,17 +54,19 @@ was measured by a cell of this book, and leads to it. A ± is the $95\\,\\%$ int
 several nets; *points* are the difference of two percentages; a change by −12 *powers of ten* is a
 factor of $10^{-12}$.
 
-*Plain descent* (SGD) steps against the gradient, usually at a rate of about $0.1$. *Momentum* adds
-up past steps. *Adam* divides the gradient by the root of a running mean of its squares, and
-*RMSprop* does nearly the same, so that where gradients are small their steps are no shorter; Adam's
-usual rate is $0.001$. *Xavier's weights* are drawn with a variance of one over a layer's width,
-*He's* with twice that variance, PyTorch's by default with a third of it
-([Initialization](initialization.ipynb)). *Batch norm* takes from a unit's sums their mean over the
-batch, and divides by their deviation; *layer norm* does so over the units of a layer. *Dropout*
-sets random outputs to zero in training. *L1* and *L2* penalties draw weights to zero. A *residual
-connection* adds to a layer's output what the layer got. *Leaky ReLU* has a slope of $0.01$ left of
-zero, *PReLU* learns that slope; *ELU*, *SELU*, *GELU* and *SiLU* (or Swish) are curved there. A
-unit is *dead* if its slope is zero for every example.
+- *Steps.* Plain descent (SGD) steps against the gradient, usually at a rate of about $0.1$.
+  Momentum adds up past steps. Adam divides the gradient by the root of a running mean of its
+  squares, and RMSprop does nearly the same, so that where gradients are small their steps are no
+  shorter; Adam's usual rate is $0.001$.
+- *Weights.* Xavier's rule draws them with a variance of one over a layer's width, He's with twice
+  that, PyTorch's default with a third of Xavier's ([Initialization](initialization.ipynb)). L1 and
+  L2 penalties draw them to zero in training.
+- *Layers.* Batch norm takes from a unit's sums their mean over the batch, and divides by their
+  deviation; layer norm does so over the units of a layer. Dropout sets random outputs to zero in
+  training. A residual connection adds to a layer's output what the layer got.
+- *Activations.* Leaky ReLU has a slope of $0.01$ left of zero, PReLU learns that slope; ELU, SELU,
+  GELU and SiLU (or Swish) are curved there. A unit is *dead* if its slope is zero for every
+  example.
 """
 """What a reader of any of these pages has to know."""
 
@@ -174,7 +176,7 @@ class Head(Cards):
 
     def advice(self, about: dict[str, Any]) -> list[nodes.Node]:
         """A table of what a document recommends: where it helps and where not, and the row."""
-        heads = {"what": "It recommends", "helps": about["helps"], "fails": about["fails"]}
+        heads = {"what": "Remedy", "helps": about["helps"], "fails": about["fails"]}
         titles = "".join(f'<th scope="col">{title}</th>' for title in heads.values())
         start = '<div class="pst-scrollable-table-container advice"><table><thead>'
         made: list[nodes.Node] = [raw(f"{start}<tr>{titles}</tr></thead><tbody>")]
