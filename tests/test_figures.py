@@ -34,6 +34,7 @@ from companion.figures import (
     use_style,
     varies_within,
     way_back,
+    way_forward,
     word,
 )
 from companion.figures.style import NARROW, NARROW_PNG, WIDTH, png
@@ -316,6 +317,19 @@ def test_drawing_of_the_way_back_multiplies_from_layer_to_layer(narrow):
         assert heights[-1] == 1
         assert heights[:-1] == pytest.approx(factor * heights[1:])
         assert ax.get_title("left").startswith(f"{factor:g} per layer")
+    assert smallest_word(plt.gcf()) >= 11
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_drawing_of_the_way_forward_loses_a_difference_by_the_slopes_or_keeps_it(narrow):
+    way_forward(narrow)
+    lost, kept = plt.gcf().axes
+    assert plt.gcf().get_figwidth() == (NARROW if narrow else WIDTH)
+    for ax, factor in ((lost, 0.235), (kept, 1.0)):
+        shared, difference = (line.get_ydata() for line in ax.lines)
+        assert (shared == 0.5).all()
+        assert difference[1:] == pytest.approx(factor * difference[:-1])
+        assert ax.get_yscale() == "log"
     assert smallest_word(plt.gcf()) >= 11
 
 

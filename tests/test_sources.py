@@ -123,15 +123,22 @@ def test_documents_point_to_their_advice_to_their_worst_errors_and_to_pages(docu
     assert {*about["path"]} <= {*PAGES}
 
 
-@pytest.mark.parametrize("start", ["**How a unit dies.**", "**Two factors in every layer.**"])
-def test_passages_that_several_pages_share_are_the_same(start):
+@pytest.mark.parametrize(
+    ("start", "pages"),
+    [
+        ("**How a unit dies.**", 3),
+        ("**Two factors in every layer.**", 2),
+        ("**A second trouble", 2),
+    ],
+)
+def test_passages_that_several_pages_share_are_the_same(start, pages):
     """But for the name of a page in its own links."""
     told = []
     for about in DOCUMENTS.values():
         cells = json.loads((BOOK / f"{about['stem']}.ipynb").read_text())["cells"]
         texts = ["".join(cell["source"]) for cell in cells]
         told += [text.partition("```{source}")[0] for text in texts if text.startswith(start)]
-    assert len(told) == {"**How": 3, "**Two": 2}[start.split()[0]]
+    assert len(told) == pages
     assert len({re.sub(r"\(\w+\.ipynb#", "(#", text) for text in told}) == 1
 
 

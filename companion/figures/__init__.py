@@ -15,6 +15,7 @@ from companion.figures.drawings import (
     net,
     steps,
     way_back,
+    way_forward,
     word,
 )
 from companion.figures.plots import plot_activation, plot_grid, plot_lines
@@ -23,5 +24,5 @@ from companion.figures.style import COLOURS, panels, show, use_style, varies_wit
 __all__ = [
     "COLOURS", "arrow", "blank", "box", "cloud", "curve", "death", "histograms", "net", "panels",
     "plot_activation", "plot_grid", "plot_lines", "show", "steps", "use_style", "varies_within",
-    "way_back", "word",
+    "way_back", "way_forward", "word",
 ]  # fmt: skip

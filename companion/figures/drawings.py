@@ -1,8 +1,8 @@
 """Drawings that explain: a net with sizes on its wires, values on a curve, steps.
 
 Each draws on an Axes that it is given, and returns it; with `panels` and `show` a drawing has a
-narrow form for phones. Positions are in the Axes' own units. The last two, `death` and `way_back`,
-make whole figures, for the pages of the sources.
+narrow form for phones. Positions are in the Axes' own units. The last three, `death`, `way_back`
+and `way_forward`, make whole figures, for the pages of the sources.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from companion.activations import Activation, prelu, relu
-from companion.figures.style import COLOURS, NARROW, WIDTH
+from companion.figures.style import COLOURS, NARROW, WIDTH, panels
 
 __all__ = [
     "arrow", "blank", "box", "cloud", "curve", "death", "histograms", "net", "steps", "way_back",
-    "word",
+    "way_forward", "word",
 ]  # fmt: skip
 
 _GREY, _BLUE, _BLACK = COLOURS["grey"], COLOURS["blue"], COLOURS["black"]
@@ -291,3 +291,20 @@ def way_back(narrow: bool) -> None:
         axes[name].set_title(f"{factor:g} per layer: it {says}")
         axes[name].set(xticks=[1, 10], xlabel="layer")
     axes["B"].set_ylabel("size of the gradient")
+
+
+def way_forward(narrow: bool) -> None:
+    """Draw what two inputs share and what they differ by, through sigmoid layers: for `show`."""
+    axes = panels(2, height=2.5, narrow=narrow, sharey=True)
+    layers = np.arange(1, 21)
+    cases = (("Xavier's weights: it is lost", 0.235), ("with batch norm: it stays", 1.0))
+    for ax, (says, factor) in zip(axes, cases, strict=True):
+        ax.semilogy(layers, np.full(20, 0.5), ".-", color=_GREY)
+        ax.semilogy(layers, 0.2 * factor ** (layers - 1), ".-", color=_ORANGE)
+        ax.set_title(says)
+        ax.set(xticks=[1, 10, 20], xlabel="layer", ylim=(1e-14, 100))
+        ax.text(20, 1.5, "what all inputs share", ha="right", color=_GREY)
+    axes[0].text(1.5, 1e-11, "what two inputs\ndiffer by", color=_ORANGE)
+    axes[1].text(20, 0.07, "what two inputs\ndiffer by", ha="right", va="top", color=_ORANGE)
+    for ax in axes if narrow else axes[:1]:
+        ax.set_ylabel("size in the outputs")
